@@ -1,0 +1,41 @@
+"""`millrace sync`: where the sync worker's process is put together."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+
+import click
+
+from cloud_sync.drain import Drain
+from cloud_sync.link import Link
+from cloud_sync.progress import Progress
+from cloud_sync.settings import SyncSettings
+from cloud_sync.submit import Cloud
+from millrace.cli import config_option
+from millrace.clock import SystemClock
+from millrace.service import Actor, run, set_up_logging
+from millrace.settings import load
+
+log = logging.getLogger(__name__)
+
+
+@click.command("sync")
+@config_option
+def command(config: Path) -> None:
+    """Drain what the gateway stored to the cloud, whenever there is a link.
+
+    It runs beside the gateway, as the same user, on the same state_dir; it writes sync.db there and nothing else.
+    """
+    settings = load(config, SyncSettings)
+    set_up_logging(settings.log.level)
+    clock = SystemClock()
+    progress = Progress(settings.state_dir / "sync.db")
+    link = Link(settings.retry.first_s, settings.retry.max_s, random.uniform)
+    drain = Drain(settings, progress, Cloud(settings.cloud), link, clock)
+    log.info("sync_ready gateway=%s url=%s", settings.gateway, settings.cloud.url)
+    try:
+        run([Actor("drain", drain.run, drain.interrupt, drain.beat)], clock)
+    finally:
+        progress.close()

@@ -1,0 +1,1 @@
+"""A device's side: capture, gate, encode, spool, publish, and forget only on the gateway's receipt."""

@@ -1,0 +1,219 @@
+"""The agent's one loop over its spool: keep what the feeds hand over, send it, forget it on the gateway's receipt."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from device_agent.feed import Feed
+from device_agent.publish import Sender
+from device_agent.settings import AgentSettings
+from device_agent.spool import Admission, Spool
+from millrace import __version__, clock, events, jsontext, topics
+from millrace.mqtt import Connected, Connection, Delivery, Disconnected
+from millrace.outbox import StorageFailed
+from millrace.service import Beat
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+GATHER_MAX = 64
+SEND_ROWS = 16
+STATUS_EVERY_S = 30.0
+SAY_REFUSED_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a feed hands over."""
+
+    feed: Feed
+    admission: Admission
+
+
+class Keeper:
+    """An actor; owns the spool."""
+
+    def __init__(
+        self, settings: AgentSettings, spool: Spool, connection: Connection, feeds: Sequence[Feed], time: clock.Clock
+    ) -> None:
+        self._settings, self._spool, self._connection = settings, spool, connection
+        self.feeds, self._clock = feeds, time
+        publish = settings.publish
+        self._sender = Sender(publish.window_bytes, publish.resend_after_s, publish.resend_max_s)
+        self._stop = threading.Event()
+        self._status_topic = topics.topic(settings.prefix, topics.Kind.DEVICE_STATUS, settings.device)
+        self._said: tuple[str, ...] = ()
+        self._said_s = float("-inf")
+        self._refused = 0
+        self._said_refused_s = float("-inf")
+        self.beat = Beat(time)
+
+    def run(self) -> None:
+        """Work until interrupted; what was handed over before that is kept, and the last word is `offline`."""
+        while not self._stop.is_set():
+            self.beat.beat()
+            self._take_in(POLL_S)
+            self._send()
+            self._say_status()
+        self._take_in(0)
+        self._connection.farewell(self._status_topic, self._status("offline"))
+
+    def interrupt(self) -> None:
+        """End `run`."""
+        self._stop.set()
+
+    # --- taking in
+
+    def _take_in(self, wait_s: float) -> None:
+        """Take up what has arrived: admissions together in one commit, messages one by one."""
+        handed: list[Handed] = []
+        inbox = self._connection.inbox
+        arrival = inbox.get(wait_s)
+        deadline_s = self._clock.uptime_s() + self._settings.spool.commit_delay_ms / 1000
+        while arrival is not None:
+            if isinstance(arrival, Handed):
+                handed.append(arrival)
+            else:
+                self._hear(arrival)
+            if len(handed) >= GATHER_MAX:
+                break
+            arrival = inbox.get(max(0.0, deadline_s - self._clock.uptime_s()) if handed else 0)
+        if handed:
+            self._keep(handed)
+
+    def _keep(self, handed: list[Handed]) -> None:
+        kept = []
+        for item in handed:
+            if self._spool.has_room(item.admission):
+                kept.append(item.admission)
+            else:
+                self._refuse("the spool is full")
+        try:
+            if kept:
+                self._spool.admit(kept)
+        except StorageFailed as error:
+            for _ in kept:
+                self._refuse(str(error))
+        for item in handed:
+            item.feed.taken()
+
+    def _refuse(self, why: str) -> None:
+        """Count a capture that was not promised to anyone; the status says how many."""
+        self._refused += 1
+        now_s = self._clock.uptime_s()
+        if now_s - self._said_refused_s > SAY_REFUSED_EVERY_S:
+            self._said_refused_s = now_s
+            log.error("captures_refused total=%d reason=%s", self._refused, why)
+
+    # --- hearing
+
+    def _hear(self, arrival: object) -> None:
+        now_s = self._clock.uptime_s()
+        if isinstance(arrival, Connected):
+            self._sender.connected(now_s)
+            self._said_s = float("-inf")
+        elif isinstance(arrival, Disconnected):
+            self._sender.disconnected()
+        elif isinstance(arrival, Delivery):
+            self._hear_message(arrival, now_s)
+            arrival.ack()
+
+    def _hear_message(self, delivery: Delivery, now_s: float) -> None:
+        try:
+            topic = topics.parse(self._settings.prefix, delivery.topic)
+            value = jsontext.parse(delivery.payload, 1 << 20)
+            if not isinstance(value, dict):
+                raise ValueError("not an object")
+            if topic.kind is topics.Kind.GATEWAY_STATUS:
+                self._hear_gateway(topic.owner, value, now_s)
+            elif topic.kind is topics.Kind.RECEIPT:
+                self._hear_receipt(value, now_s)
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("message_ignored topic=%s error=%s", delivery.topic, error)
+
+    def _hear_gateway(self, name: str, value: dict[str, Any], now_s: float) -> None:
+        state = value.get("state")
+        if state == "online":
+            if self._sender.gateway(name, str(value["session"]), now_s):
+                log.info("gateway_online gateway=%s session=%s", name, value["session"])
+                self._said_s = float("-inf")
+        elif state in ("offline", "lost"):
+            self._sender.gateway(name, None, now_s)
+            log.info("gateway_%s gateway=%s", state, name)
+
+    def _hear_receipt(self, value: dict[str, Any], now_s: float) -> None:
+        epoch, window_bytes = str(value["epoch"]), int(value["window_bytes"])
+        ranges = [(int(first), int(last)) for first, last in value["ranges"]]
+        if self._spool.is_ahead(epoch, ranges):
+            self._spool.begin_epoch("a receipt is ahead of what was minted: the spool was set back")
+            self._said_s = float("-inf")
+            return
+        try:
+            positions = self._spool.settle(epoch, ranges)
+        except StorageFailed as error:  # the receipt comes again: it is cumulative
+            log.error("receipt_unsettled error=%s", error)
+            return
+        self._sender.receipted(positions, window_bytes, now_s)
+
+    # --- sending
+
+    def _send(self) -> None:
+        now_s = self._clock.uptime_s()
+        if self._sender.resend_due(now_s):
+            log.info("resend_begun held=%d", self._spool.held_rows)
+            self._said_s = float("-inf")
+        while self._sender.budget_bytes(now_s) > 0:
+            entries = self._spool.read(self._sender.cursor, SEND_ROWS)
+            for entry in entries:
+                if self._sender.budget_bytes(now_s) <= 0:
+                    return
+                parcel = self._spool.parcel(entry)
+                if parcel is None:
+                    self._spool.bury(entry, "the spool's copy is damaged")
+                    continue
+                if len(parcel.payload) > self._settings.max_payload_bytes:
+                    self._spool.bury(entry, f"{len(parcel.payload)} bytes are over max_payload_bytes")
+                    continue
+                rule = topics.TABLE[parcel.kind]
+                is_frame = parcel.kind is topics.Kind.FRAME
+                self._connection.publish(
+                    topics.topic(self._settings.prefix, parcel.kind, self._settings.device, parcel.channel),
+                    parcel.payload,
+                    qos=rule.qos,
+                    user_properties=events.user_properties(parcel.event) if is_frame else (),
+                    content_type=parcel.event.datacontenttype if is_frame else events.JSON_CONTENT_TYPE,
+                )
+                self._sender.sent(entry.position, len(parcel.payload), now_s)
+            if len(entries) < SEND_ROWS:
+                return
+
+    # --- saying
+
+    def _say_status(self) -> None:
+        now_s = self._clock.uptime_s()
+        states = tuple(feed.state for feed in self.feeds)
+        if states == self._said and now_s - self._said_s < STATUS_EVERY_S:
+            return
+        if self._connection.publish(self._status_topic, self._status("online"), retain=True):
+            self._said, self._said_s = states, now_s
+
+    def _status(self, state: str) -> bytes:
+        return jsontext.dump(
+            {
+                "state": state,
+                "version": __version__,
+                "mqtt": self._connection.protocol,
+                "epoch": self._spool.epoch,
+                "minted": self._spool.minted().get(self._spool.epoch, 0),
+                "held": self._spool.held_rows,
+                "held_bytes": self._spool.held_bytes,
+                "refused": self._refused,
+                "unencodable": sum(feed.unencodable for feed in self.feeds),
+                "channels": {feed.name: feed.state for feed in self.feeds},
+                "time": clock.rfc3339(self._clock.now().wall_ns),
+            }
+        )

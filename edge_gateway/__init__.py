@@ -1,0 +1,1 @@
+"""The gateway: receive, infer, decide, commit; only then result, receipt and acknowledgement."""

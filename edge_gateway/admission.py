@@ -1,0 +1,156 @@
+"""What a delivery is: an event with a key, a bare one that will get a key, a device's status, or malformed. No I/O."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from edge_gateway.prediction import Prediction
+from millrace import clock, events, images, jsontext, topics
+from millrace.events import MalformedEvent
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the workers made of a frame: a prediction for each model that serves it, or why it cannot be one."""
+
+    predictions: list[tuple[Prediction, float, float]] = field(default_factory=list)
+    """(prediction, threshold, infer_ms) for each model."""
+    malformed: str | None = None
+
+
+@dataclass(slots=True)
+class Arrived:
+    """One event on its way through the pipeline. `event` is None for a bare one: it gets its key with the commit."""
+
+    topic: topics.Topic
+    event: events.Event | None
+    type: str
+    digest: str
+    instant: clock.Instant
+    payload: bytes
+    redelivered: bool = False
+    bare_values: dict[str, Any] | None = None
+    outcome: Future[Outcome] | None = None
+    reply: Future[list[dict[str, Any]]] | None = None
+    """Who asked by HTTP gets the results' data here, once they are committed."""
+
+    @property
+    def device(self) -> str:
+        """The device: the topic's, whatever the payload says."""
+        return self.topic.owner
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A message that cannot be believed; with `device` and `key`, its sender is told that it need not come again."""
+
+    topic: str
+    payload: bytes
+    reason: str
+    device: str | None = None
+    key: events.Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """What a device said of itself; a device that is online wants to know what we have of its epoch."""
+
+    device: str
+    online: bool
+    epoch: str | None
+    minted: int
+
+
+def admit(
+    prefix: str,
+    topic_text: str,
+    payload: bytes,
+    properties: tuple[tuple[str, str], ...],
+    now: clock.Instant,
+    redelivered: bool,
+) -> list[Arrived] | DeviceStatus:
+    """Return the events of one delivery (SenML may hold several), or a device's status.
+
+    Errors: topics.BadTopic (refuse the name), MalformedEvent (quarantine; `key` where it could be read and fits).
+    """
+    topic = topics.parse(prefix, topic_text)
+    if topic.kind is topics.Kind.DEVICE_STATUS:
+        return _status(topic.owner, payload)
+    type_ = events.TYPE_OF_KIND.get(topic.kind)
+    if type_ is None:
+        raise topics.BadTopic(topic_text, "a gateway does not take this kind")
+    if topic.kind is topics.Kind.FRAME:
+        return [_frame(prefix, topic, payload, properties, now, redelivered)]
+    if topic.kind is topics.Kind.READING and not events.is_structured(payload):
+        return _bare_readings(topic, payload, now, redelivered)
+    event = _believable(prefix, topic, events.decode_json(payload, len(payload)), type_)
+    return [Arrived(topic, event, type_, _digest(event), now, payload, redelivered)]
+
+
+def _frame(
+    prefix: str,
+    topic: topics.Topic,
+    payload: bytes,
+    properties: tuple[tuple[str, str], ...],
+    now: clock.Instant,
+    redelivered: bool,
+) -> Arrived:
+    event = events.decode_frame(payload, properties)
+    if event is not None:
+        _believable(prefix, topic, event, events.FRAME)
+    key = event.key if event is not None else None
+    try:
+        images.read_header(payload)
+    except images.BadPicture as error:
+        raise MalformedEvent(str(error), key) from None
+    return Arrived(topic, event, events.FRAME, images.digest(payload), now, payload, redelivered)
+
+
+def _believable(prefix: str, topic: topics.Topic, event: events.Event, type_: str) -> events.Event:
+    """Return the event if it agrees with its topic: nobody publishes as another."""
+    source = topics.device_source(prefix, topic.owner, topic.channel or "ledger")
+    if event.key.source != source:
+        raise MalformedEvent(f"source {event.key.source[:120]!r} contradicts its topic, which means {source!r}")
+    if event.type != type_:
+        raise MalformedEvent(f"type {event.type[:80]!r} on a topic for {type_!r}", event.key)
+    if type_ == events.LEDGER and (event.data or {}).get("device") != topic.owner:
+        raise MalformedEvent(f"a ledger record of {topic.owner} must name that device", event.key)
+    return event
+
+
+def _bare_readings(topic: topics.Topic, payload: bytes, now: clock.Instant, redelivered: bool) -> list[Arrived]:
+    arrived = []
+    for number, (time_s, values) in enumerate(events.parse_bare_readings(payload, len(payload))):
+        instant = now if time_s is None else clock.Instant(int(time_s * 1e9), now.boot_id, now.uptime_ns)
+        digest = sha256(payload + b"#%d" % number).hexdigest()
+        arrived.append(
+            Arrived(topic, None, events.READING, digest, instant, payload, redelivered, bare_values=dict(values))
+        )
+    return arrived
+
+
+def _digest(event: events.Event) -> str:
+    """Return the digest of an event without its `base`, which grows while it waits."""
+    attributes = event.attributes()
+    attributes.pop("base", None)
+    return sha256(jsontext.dump([attributes, event.data])).hexdigest()
+
+
+def _status(device: str, payload: bytes) -> DeviceStatus:
+    try:
+        value = jsontext.parse(payload, 65536)
+    except jsontext.BadJson as error:
+        raise MalformedEvent(f"status: {error}") from None
+    if not isinstance(value, dict):
+        raise MalformedEvent("status: must be a JSON object")
+    epoch, minted = value.get("epoch"), value.get("minted")
+    known = isinstance(epoch, str) and topics.LEVEL.match(epoch) is not None and len(epoch) == events.EPOCH_CHARS
+    return DeviceStatus(
+        device,
+        online=value.get("state") == "online",
+        epoch=epoch if known else None,
+        minted=minted if isinstance(minted, int) and not isinstance(minted, bool) and 0 <= minted < 2**62 else 0,
+    )

@@ -1,0 +1,104 @@
+"""`millrace gateway`: where the gateway's process is put together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import click
+
+from edge_gateway.commit import Committer
+from edge_gateway.engines.engine import EngineFailed
+from edge_gateway.metrics import Metrics
+from edge_gateway.models import Models
+from edge_gateway.pipeline import Intake, Line, Workers, Writer
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.status import Herald, Uplink
+from edge_gateway.store import Store
+from edge_gateway.web.inference import Web
+from millrace import clock, jsontext, topics
+from millrace.cli import config_option
+from millrace.mqtt import Connection, Inbox, Will
+from millrace.service import Actor, run, set_up_logging
+from millrace.settings import ConfigError, load
+
+log = logging.getLogger(__name__)
+
+TAKEN = (
+    topics.Kind.FRAME,
+    topics.Kind.READING,
+    topics.Kind.WAVEFORM,
+    topics.Kind.DEVICE_LEDGER,
+    topics.Kind.DEVICE_STATUS,
+)
+
+
+@click.command("gateway")
+@config_option
+def command(config: Path) -> None:
+    """Receive from the floor's broker, infer, store, and answer on the floor.
+
+    Results appear on PREFIX/device/DEVICE/result/CHANNEL; /health, /metrics and /predict on http://127.0.0.1:8470.
+    """
+    settings = load(config, GatewaySettings)
+    set_up_logging(settings.log.level)
+    serve(settings)
+
+
+def serve(settings: GatewaySettings) -> None:
+    """Run a gateway until it is told to stop. Errors: ConfigError, Locked, and whatever ends an actor."""
+    time = clock.SystemClock()
+    try:
+        models = Models(settings.models, settings.limits.max_pixels)
+    except EngineFailed as error:
+        raise ConfigError([str(error)]) from None
+    metrics = Metrics()
+    store = Store(settings.state_dir, clock.machine_id(), settings.store.max_bytes)
+    workers = Workers(models, settings.workers)
+    line = Line(settings.limits.line_frames)
+    connection = _connection(settings)
+    intake = Intake(settings, connection.inbox, line, workers, metrics, time)
+    writer = Writer(settings, line, store, Committer(settings, store, metrics, time), connection, metrics, time)
+    herald = Herald(settings, connection, intake, store, models, time)
+    # The herald stands last so that it is interrupted first: its farewell needs the connection.
+    actors = [
+        Actor("mqtt", connection.run, connection.interrupt),
+        Actor("intake", intake.run, intake.interrupt, intake.beat),
+        Actor("writer", writer.run, writer.interrupt, writer.beat),
+    ]
+    ready = threading.Event()
+    if settings.http.enabled:
+        web = Web(settings, intake, herald, Uplink(settings), metrics)
+        ready = web.ready
+        actors.append(Actor("http", web.run, web.interrupt))
+    else:
+        ready.set()
+    actors.append(Actor("herald", herald.run, herald.interrupt))
+    log.info(
+        "gateway_ready gateway=%s epoch=%s models=%s workers=%d held=%d threads=%s",
+        settings.gateway,
+        store.outbox.epoch,
+        ",".join(bundle.name for bundle in models.bundles) or "none",
+        workers.count,
+        store.outbox.held_rows,
+        ",".join(["main", *(actor.name for actor in actors), f"worker*{workers.count}"]),
+    )
+    try:
+        run(actors, time, ready=ready)
+    finally:
+        workers.close()
+        store.close()
+
+
+def _connection(settings: GatewaySettings) -> Connection:
+    status = topics.topic(settings.prefix, topics.Kind.GATEWAY_STATUS, settings.gateway)
+    return Connection(
+        settings.broker,
+        f"millrace-gateway-{settings.gateway}",
+        Will(status, jsontext.dump({"state": "lost"})),
+        [topics.subscription(settings.prefix, kind) for kind in TAKEN],
+        persistent=True,
+        max_payload_bytes=settings.max_payload_bytes,
+        inbox=Inbox(settings.limits.inbox_bytes),
+    )

@@ -1,0 +1,119 @@
+"""A model is a folder: the model file, and a manifest that says what goes in and what comes out, with the digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from millrace.settings import ConfigError, Section, load
+
+MANIFEST = "manifest.yaml"
+MAX_MODEL_BYTES = 512 << 20
+
+
+class InputSettings(Section):
+    """What the model sees: real value = (pixel - mean) / std, quantized by the model's own scale and zero point."""
+
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(description="Width in pixels.")
+    height: Annotated[int, Field(ge=1, le=4096)] = Field(description="Height in pixels.")
+    layout: Literal["NHWC"] = Field("NHWC", description="Order of the dimensions.")
+    color: Literal["RGB", "BGR", "GRAY"] = Field("RGB", description="Order of the colours.")
+    resize: Literal["stretch", "center_crop"] = Field(
+        "stretch", description="stretch: the whole picture; center_crop: its middle, sides in proportion."
+    )
+    mean: float = Field(0.0, description="Subtracted from each pixel (0 to 255).")
+    std: Annotated[float, Field(gt=0)] = Field(255.0, description="Divides each pixel after that.")
+
+
+class OutputSettings(Section):
+    """What the model gives."""
+
+    activation: Literal["softmax", "logits"] = Field(
+        "softmax", description="softmax: scores already; logits: the gateway makes scores of them."
+    )
+
+
+class Manifest(Section):
+    """The manifest.yaml of a bundle."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")] = Field(description="Name of the model.")
+    version: Annotated[int, Field(ge=1)] = Field(description="Version; a later one is greater.")
+    task: Literal["classification"] = Field("classification", description="What the model does.")
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] = Field(
+        "model.tflite", description="The model's file in this folder."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="SHA-256 of the model's file.")
+    input: InputSettings = Field(description="What goes in.")
+    output: OutputSettings = Field(OutputSettings(), description="What comes out.")
+    labels: list[str] | None = Field(None, description="Labels in the order of the outputs.")
+    labels_file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] | None = Field(
+        None, description="File in this folder with one label a line, instead of labels."
+    )
+    ok_labels: list[str] = Field([], description="Labels of good parts; every other is a defect. Empty: no defects.")
+    threshold: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="Score below which an answer is not sure.")
+    licence: str = Field(description="Licence of the weights.")
+    source: str = Field("", description="Where the weights come from.")
+
+    @model_validator(mode="after")
+    def _one_set_of_labels(self) -> Manifest:
+        if (self.labels is None) == (self.labels_file is None):
+            raise ValueError("give either labels or labels_file")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and whose digests hold."""
+
+    folder: Path
+    manifest: Manifest
+    model: bytes
+    labels: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name and version as results show them."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+    def is_defect(self, label: str) -> bool:
+        """Say whether a label means a defect."""
+        return bool(self.manifest.ok_labels) and label not in self.manifest.ok_labels
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Return the bundle in `folder`; ConfigError says what does not fit, where, and what to do."""
+    path = folder / MANIFEST
+    manifest = load(path, Manifest)
+    file = folder / manifest.file
+    model = _read(file, MAX_MODEL_BYTES)
+    found = hashlib.sha256(model).hexdigest()
+    if found != manifest.sha256:
+        raise ConfigError([f"{path}: sha256: {file.name} has {found}; it was changed or half copied: copy it again"])
+    labels = manifest.labels if manifest.labels is not None else _read_labels(folder / str(manifest.labels_file))
+    if not labels or len(set(labels)) != len(labels) or not all(0 < len(label) <= 64 for label in labels):
+        raise ConfigError([f"{path}: labels: must be different from one another, 1 to 64 characters each"])
+    unknown = [label for label in manifest.ok_labels if label not in labels]
+    if unknown:
+        raise ConfigError([f"{path}: ok_labels: {unknown[0]!r} is none of the labels"])
+    return Bundle(folder, manifest, model, tuple(labels))
+
+
+def _read(file: Path, max_bytes: int) -> bytes:
+    try:
+        if file.stat().st_size > max_bytes:
+            raise ConfigError([f"{file}: larger than {max_bytes} bytes"])
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{file}: cannot read: {error.strerror}"]) from None
+
+
+def _read_labels(file: Path) -> list[str]:
+    try:
+        text = _read(file, 1 << 20).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{file}: labels are UTF-8, one a line; byte {error.start} is not"]) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

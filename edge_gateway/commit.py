@@ -1,0 +1,336 @@
+"""Accepting: a batch of finished arrivals becomes rows, watermarks and answers in one transaction, or nothing.
+
+What it returns is to be published only after it returned: results first, then receipts, then the acknowledgements.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome
+from edge_gateway.metrics import Metrics
+from edge_gateway.router import Decision, decide, frame_goes
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.store import Answer, Store
+from edge_gateway.streams import Stream
+from millrace import clock, events, images, jsontext, topics
+from millrace.outbox import Draft, Lane, StorageFailed
+from millrace.ranges import RangeSet
+
+log = logging.getLogger(__name__)
+
+RECENT_DIGESTS = 32
+ALARM_EVERY_S = 60.0
+Finished = Arrived | Malformed | DeviceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is to be published."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    structured: bool = False
+
+
+@dataclass(slots=True)
+class Committed:
+    """What a transaction made true, and who is to hear of it."""
+
+    results: list[Message] = field(default_factory=list)
+    receipts: dict[tuple[str, str], Message] = field(default_factory=dict)
+    replies: list[tuple[Arrived, list[dict[str, Any]] | NotAnswered]] = field(default_factory=list)
+    last_result_position: int = 0
+
+
+class Committer:
+    """Owns the store. Used by the one thread that writes."""
+
+    def __init__(self, settings: GatewaySettings, store: Store, metrics: Metrics, time: clock.Clock) -> None:
+        self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
+        self._source = topics.gateway_source(settings.prefix, settings.gateway)
+        self._alarmed_s: dict[str, float] = {}
+
+    def commit(self, batch: Sequence[Finished]) -> Committed:
+        """Accept the batch; StorageFailed if the disk refuses: then nothing of it happened, try again."""
+        work = _Work(Committed())
+        try:
+            with self._store.outbox.transaction():
+                for item in batch:
+                    self._take(item, work)
+                self._declare(work)
+                for stream in work.touched.values():
+                    self._store.save_stream(stream)
+                self._store.save_published()
+        except StorageFailed:
+            self._store.reload_streams()
+            self._metrics.storage_failures.inc()
+            raise
+        self._metrics.commits.inc()
+        for count in work.counts:
+            count()
+        for (device, epoch), owed in work.owed.items():
+            work.done.receipts[device, epoch] = self._receipt(device, epoch, owed)
+        return work.done
+
+    def _receipt(self, device: str, epoch: str, stream: Stream | None) -> Message:
+        value = {
+            "gateway": self._settings.gateway,
+            "epoch": epoch,
+            "ranges": stream.receipt_ranges() if stream else [],
+            "window_bytes": 0 if self._store.full else self._settings.limits.window_bytes,
+        }
+        return Message(topics.topic(self._settings.prefix, topics.Kind.RECEIPT, device), jsontext.dump(value))
+
+    def _take(self, item: Finished, work: _Work) -> None:
+        if isinstance(item, DeviceStatus):
+            self._greet(item, work)
+        elif isinstance(item, Malformed):
+            self._quarantine(item, work)
+        elif item.event is not None:
+            self._take_keyed(item, item.event, work)
+        else:
+            self._take_bare(item, work)
+
+    # --- who comes
+
+    def _greet(self, status: DeviceStatus, work: _Work) -> None:
+        if status.epoch is None:
+            return
+        if status.minted:
+            self._store.outbox.note_minted(f"device/{status.device}", status.epoch, status.minted)
+        if status.online:
+            work.owed[status.device, status.epoch] = self._store.stream(status.device, status.epoch)
+
+    def _take_keyed(self, item: Arrived, event: events.Event, work: _Work) -> None:
+        epoch, seq = event.key.epoch, event.key.seq
+        stream = work.touch(self._store.open_stream(item.device, epoch))
+        work.owed[item.device, epoch] = stream
+        if stream.has(seq):
+            self._repeat(item, stream, seq, work)
+            return
+        if self._store.full:
+            work.counts.append(self._metrics.withheld.labels(item.device).inc)
+            work.done.replies.append((item, NotAnswered("the gateway is full")))
+            return
+        for first, last in stream.gaps_below(event.base or 0):
+            work.declare(item.device, epoch, first, last, "unproven", "below the lowest seq that the device still held")
+            stream.account(first, last)
+        self._accept(item, event, stream, work)
+
+    def _take_bare(self, item: Arrived, work: _Work) -> None:
+        epoch = self._store.outbox.epoch
+        stream = work.touch(self._store.open_stream(item.device, epoch))
+        if item.redelivered:
+            seq = self._store.recent_digests(stream, RECENT_DIGESTS).get(item.digest)
+            if seq is not None:
+                self._repeat(item, stream, seq, work)
+                return
+        seq = stream.highest() + 1
+        if self._store.full:
+            stream.account(seq, seq)
+            work.declare(item.device, epoch, seq, seq, "shed", "the gateway is full and the device keeps nothing")
+            work.counts.append(self._metrics.shed.inc)
+            work.done.replies.append((item, NotAnswered("the gateway is full")))
+            return
+        source = topics.device_source(self._settings.prefix, item.device, str(item.topic.channel))
+        content_type = (
+            "application/json" if item.type != events.FRAME else images.read_header(item.payload).content_type
+        )
+        event = events.new_event(
+            item.type,
+            events.Key(source, epoch, seq),
+            item.instant,
+            data=item.bare_values,
+            datacontenttype=content_type,
+        )
+        self._accept(item, event, stream, work)
+
+    def _repeat(self, item: Arrived, stream: Stream, seq: int, work: _Work) -> None:
+        """Answer a duplicate with what was stored for it."""
+        work.counts.append(self._metrics.duplicates.labels(item.device).inc)
+        answer = self._store.recall(stream, seq)
+        if answer is None:
+            work.done.replies.append((item, NotAnswered("answered long ago")))
+            return
+        if answer.digest and answer.digest != item.digest:
+            work.counts.append(self._metrics.conflicts.inc)
+            text = f"{item.device} sent {stream.epoch}-{seq} again with another content; the first is kept"
+            self._alarm("key_conflict", item.device, text, work)
+            self._store.quarantine(
+                self._topic_text(item), text, item.payload, item.instant.wall_ns, self._settings.store.quarantine_rows
+            )
+        bodies = [entry.body for entry in self._store.results_of(answer)]
+        topic = topics.topic(self._settings.prefix, topics.Kind.RESULT, item.device, item.topic.channel)
+        work.done.results += [Message(topic, body, structured=True) for body in bodies]
+        work.done.replies.append((item, [dict(events.decode_json(body).data or {}) for body in bodies]))
+
+    # --- what it becomes
+
+    def _accept(self, item: Arrived, event: events.Event, stream: Stream, work: _Work) -> None:
+        stream.account(event.key.seq, event.key.seq)
+        work.counts.append(self._metrics.received.labels(item.device, item.topic.kind.value).inc)
+        if item.type == events.FRAME:
+            self._accept_frame(item, event, stream, work)
+            return
+        if item.type == events.LEDGER:
+            self._accept_ledger(item, event, work)
+            lane = Lane.RESULT
+        elif self._settings.policy(item.device, str(item.topic.channel)).readings == "all":
+            lane = Lane.BULK
+        else:
+            lane = Lane.LOCAL
+            work.declare(item.device, stream.epoch, event.key.seq, event.key.seq, "local", "readings: none")
+        entry = self._append(lane, event)
+        self._store.remember(stream, event.key.seq, Answer(entry, 0, item.digest))
+        work.done.replies.append((item, []))
+
+    def _accept_ledger(self, item: Arrived, event: events.Event, work: _Work) -> None:
+        record = events.LedgerData.model_validate(event.data)
+        spoken_of = work.touch(self._store.open_stream(item.device, record.epoch))
+        spoken_of.account(record.first, record.last)
+        work.owed[item.device, record.epoch] = spoken_of
+
+    def _accept_frame(self, item: Arrived, event: events.Event, stream: Stream, work: _Work) -> None:
+        key, channel = event.key, str(item.topic.channel)
+        outcome = item.outcome.result() if item.outcome is not None else Outcome()
+        if outcome.malformed is not None:
+            self._quarantine(Malformed(self._topic_text(item), item.payload, outcome.malformed), work)
+            work.declare(item.device, key.epoch, key.seq, key.seq, "buried", outcome.malformed)
+            self._store.remember(stream, key.seq, Answer(0, 0, item.digest))
+            work.done.replies.append((item, NotAnswered(outcome.malformed)))
+            return
+        policy = self._settings.policy(item.device, channel)
+        decisions = [decide(prediction.score, limit, policy) for prediction, limit, _ in outcome.predictions]
+        defect = any(prediction.defect for prediction, _, _ in outcome.predictions)
+        datas = self._results(item, event, outcome, decisions, work)
+        first = self._store.outbox.next_position - len(datas)
+        goes_up = frame_goes(policy.frames, decisions, defect, key.id, policy.sample_ratio)
+        kept = frame_goes(policy.keep_frames, decisions, defect, key.id, policy.sample_ratio)
+        if goes_up or kept:
+            picture = images.bare(item.payload)
+            self._store.blobs.put({item.digest: picture})
+            self._append(Lane.FRAME if goes_up else Lane.LOCAL, event, item.digest, len(picture))
+        if not goes_up and not datas:
+            disposition, reason = ("local", "no model serves it") if kept else ("shed", "no model serves it")
+            work.declare(item.device, key.epoch, key.seq, key.seq, disposition, reason)
+        self._store.remember(stream, key.seq, Answer(first, len(datas), item.digest))
+        work.done.replies.append((item, datas))
+
+    def _results(
+        self, item: Arrived, event: events.Event, outcome: Outcome, decisions: Sequence[Decision], work: _Work
+    ) -> list[dict[str, Any]]:
+        now = self._clock.now()
+        total_ms = (now.uptime_ns - item.instant.uptime_ns) / 1e6
+        subject = events.subject_of(item.device, str(item.topic.channel), event.key.id)
+        topic = topics.topic(self._settings.prefix, topics.Kind.RESULT, item.device, item.topic.channel)
+        datas = []
+        for (prediction, _, infer_ms), decision in zip(outcome.predictions, decisions, strict=True):
+            data: dict[str, Any] = {
+                "label": prediction.label,
+                "score": round(prediction.score, 4),
+                "defect": prediction.defect,
+                "model": prediction.model,
+                "decision": decision.decision,
+                "reason": decision.reason,
+                "infer_ms": round(infer_ms, 2),
+                "total_ms": round(total_ms, 2),
+                "frame_time": event.time,
+            }
+            if event.truth is not None:
+                data["truth"] = event.truth
+            body, position = self._say(Lane.RESULT, events.RESULT, data, subject, now)
+            work.done.results.append(Message(topic, body, structured=True))
+            work.done.last_result_position = position
+            work.counts.append(self._metrics.routed.labels(decision.decision).inc)
+            work.counts.append(partial(self._metrics.inference.labels(prediction.model).observe, infer_ms / 1000))
+            datas.append(data)
+        if datas:
+            work.counts.append(partial(self._metrics.answer.observe, total_ms / 1000))
+        return datas
+
+    def _quarantine(self, bad: Malformed, work: _Work) -> None:
+        work.counts.append(self._metrics.quarantined.inc)
+        log.warning("event_quarantined topic=%s reason=%r bytes=%d", bad.topic, bad.reason, len(bad.payload))
+        self._store.quarantine(
+            bad.topic, bad.reason, bad.payload, self._clock.now().wall_ns, self._settings.store.quarantine_rows
+        )
+        if bad.device is None or bad.key is None:
+            return
+        stream = work.touch(self._store.open_stream(bad.device, bad.key.epoch))
+        work.owed[bad.device, bad.key.epoch] = stream
+        if not stream.has(bad.key.seq):
+            stream.account(bad.key.seq, bad.key.seq)
+            work.declare(bad.device, bad.key.epoch, bad.key.seq, bad.key.seq, "buried", bad.reason)
+
+    def _declare(self, work: _Work) -> None:
+        """Write one ledger record for each range that does not go up as itself."""
+        now = self._clock.now()
+        for (device, epoch, disposition, reason), ranges in work.declared.items():
+            for first, last in ranges:
+                data = {
+                    "device": device,
+                    "epoch": epoch,
+                    "from": first,
+                    "to": last,
+                    "disposition": disposition,
+                    "reason": reason[:500],
+                }
+                self._say(Lane.RESULT, events.LEDGER, data, None, now)
+
+    def _alarm(self, name: str, device: str, text: str, work: _Work) -> None:
+        now_s = self._clock.uptime_s()
+        log.error("alarm name=%s device=%s text=%r", name, device, text)
+        if now_s - self._alarmed_s.get(f"{name} {device}", -ALARM_EVERY_S) < ALARM_EVERY_S:
+            return
+        self._alarmed_s[f"{name} {device}"] = now_s
+        data = {"alarm": name, "device": device, "text": text}
+        body, _ = self._say(Lane.ALARM, events.ALARM, data, None, self._clock.now())
+        topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_ALARM, self._settings.gateway)
+        work.done.results.append(Message(topic, body, retain=True, structured=True))
+
+    def _say(
+        self, lane: Lane, type_: str, data: dict[str, Any], subject: str | None, now: clock.Instant
+    ) -> tuple[bytes, int]:
+        """Append an event of the gateway's own; return its body and position."""
+        outbox = self._store.outbox
+        key = events.Key(self._source, outbox.epoch, outbox.mint())
+        body = events.encode_json(events.new_event(type_, key, now, data=data, subject=subject))
+        entry = self._store.append([Draft(lane, key.epoch, key.seq, body)], self._clock.uptime_s())[0]
+        return body, entry.position
+
+    def _topic_text(self, item: Arrived) -> str:
+        return topics.topic(self._settings.prefix, item.topic.kind, item.device, item.topic.channel)
+
+    def _append(self, lane: Lane, event: events.Event, blob: str | None = None, blob_bytes: int = 0) -> int:
+        """Append a device's event; return its position."""
+        body = events.encode_json(event)
+        draft = Draft(lane, event.key.epoch, event.key.seq, body, blob, blob_bytes)
+        return self._store.append([draft], self._clock.uptime_s())[0].position
+
+
+class NotAnswered(Exception):
+    """Who asked by HTTP gets no answer, and why."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one transaction has touched so far."""
+
+    done: Committed
+    touched: dict[int, Stream] = field(default_factory=dict)
+    owed: dict[tuple[str, str], Stream | None] = field(default_factory=dict)
+    declared: dict[tuple[str, str, str, str], RangeSet] = field(default_factory=dict)
+    counts: list[Callable[[], None]] = field(default_factory=list)
+
+    def touch(self, stream: Stream) -> Stream:
+        self.touched[stream.no] = stream
+        return stream
+
+    def declare(self, device: str, epoch: str, first: int, last: int, disposition: str, reason: str) -> None:
+        self.declared.setdefault((device, epoch, disposition, reason), RangeSet()).add(first, last)

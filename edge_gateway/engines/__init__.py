@@ -1,0 +1,1 @@
+"""The runtimes behind one small interface; each is imported by its own module alone."""

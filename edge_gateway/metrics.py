@@ -1,0 +1,68 @@
+"""What the gateway counts, under the names that Prometheus reads; the words are those of the logs."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from millrace import __version__
+
+_LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class Metrics:
+    """The gateway's own registry."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.received = Counter(
+            "millrace_events_received", "Events accepted, by device and type.", ["device", "type"], registry=registry
+        )
+        self.duplicates = Counter(
+            "millrace_events_deduplicated", "Events that had been accepted before.", ["device"], registry=registry
+        )
+        self.quarantined = Counter(
+            "millrace_events_quarantined", "Messages that could not be believed.", registry=registry
+        )
+        self.refused_topics = Counter(
+            "millrace_topics_refused", "Messages on topics whose names are refused.", registry=registry
+        )
+        self.withheld = Counter(
+            "millrace_events_withheld",
+            "Events left with their device because the gateway is full.",
+            ["device"],
+            registry=registry,
+        )
+        self.shed = Counter(
+            "millrace_events_shed", "Events given up by policy, each with a ledger record.", registry=registry
+        )
+        self.conflicts = Counter(
+            "millrace_key_conflicts", "Events with a known key and another content.", registry=registry
+        )
+        self.routed = Counter("millrace_route", "Results by decision.", ["decision"], registry=registry)
+        self.inference = Histogram(
+            "millrace_inference_duration_seconds",
+            "Time in the engine.",
+            ["model"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.answer = Histogram(
+            "millrace_answer_duration_seconds",
+            "Time from a frame's arrival to its committed result.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.commits = Counter("millrace_commits", "Transactions committed.", registry=registry)
+        self.storage_failures = Counter(
+            "millrace_storage_failures", "Commits that the disk refused.", registry=registry
+        )
+        self.held_rows = Gauge("millrace_outbox_items", "Rows held.", registry=registry)
+        self.held_bytes = Gauge("millrace_outbox_bytes", "Bytes of rows and frames held.", registry=registry)
+        self.backlog = Gauge("millrace_backlog_items", "Rows that wait for the cloud.", ["lane"], registry=registry)
+        self.full = Gauge("millrace_store_full", "1 while nothing new is accepted.", registry=registry)
+        self.connected = Gauge("millrace_broker_connected", "1 while connected to the broker.", registry=registry)
+        Info("millrace_build", "Version of the program.", registry=registry).info({"version": __version__})
+
+    def text(self) -> bytes:
+        """Return all of it in Prometheus' text form."""
+        return generate_latest(self.registry)

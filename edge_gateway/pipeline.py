@@ -1,0 +1,308 @@
+"""One frame's way through the gateway: intake, workers, commit, then result, receipt and acknowledgement, in order.
+
+Two actors and a pool: `Intake` takes deliveries up and starts their inference, the workers decode and infer side by
+side, `Writer` takes them in order of arrival, gathers what is ready, commits once and speaks only then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome, admit
+from edge_gateway.commit import Committed, Committer, Finished, Message, NotAnswered
+from edge_gateway.metrics import Metrics
+from edge_gateway.models import Models
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.store import Store
+from millrace import clock, events, images, topics
+from millrace.mqtt import Connected, Connection, Delivery, Disconnected, Inbox
+from millrace.outbox import StorageFailed
+from millrace.service import Beat
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+PURGE_EVERY_S = 1.0
+RETRY_STORAGE_S = 1.0
+REPUBLISH_ROWS = 1000
+REFUSED_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One place in the line: what arrived, and how to acknowledge it once it is committed."""
+
+    finished: Finished
+    ack: Callable[[], None]
+
+
+class Line:
+    """What is between intake and commit, in order of arrival; bounded, and its bound is the back-pressure."""
+
+    def __init__(self, max_items: int) -> None:
+        self._items: queue.Queue[Item] = queue.Queue(max_items)
+        self.closed = threading.Event()
+
+    def put(self, item: Item) -> None:
+        """Add an item; wait while the line is full."""
+        while not self.closed.is_set():
+            try:
+                self._items.put(item, timeout=POLL_S)
+                return
+            except queue.Full:
+                continue
+
+    def get(self, timeout_s: float) -> Item | None:
+        """Return the next item, or None if none came in time."""
+        try:
+            return self._items.get(timeout=timeout_s) if timeout_s > 0 else self._items.get_nowait()
+        except queue.Empty:
+            return None
+
+
+class Workers:
+    """The inference threads: each has interpreters of its own."""
+
+    def __init__(self, models: Models, count: int) -> None:
+        """Start `count` threads (0: one for each core) and warm each up."""
+        self.count = count or len(os.sched_getaffinity(0))
+        self._models = models
+        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="worker")
+        together = threading.Barrier(self.count)
+
+        def warm_up() -> None:
+            together.wait()
+            models.warm_up()
+
+        for warmed in [self._pool.submit(warm_up) for _ in range(self.count)]:
+            warmed.result()
+
+    def start(self, arrived: Arrived) -> None:
+        """Begin the inference of a frame; its outcome is a future on the arrival itself."""
+        places = self._models.serving(arrived.device, str(arrived.topic.channel))
+        if places:
+            arrived.outcome = self._pool.submit(self._models.infer, arrived.payload, places)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Intake:
+    """Takes deliveries from the inbox, says what they are, and starts the inference of frames."""
+
+    def __init__(
+        self, settings: GatewaySettings, inbox: Inbox, line: Line, workers: Workers, metrics: Metrics, time: clock.Clock
+    ) -> None:
+        self._settings, self._inbox, self._line, self._workers = settings, inbox, line, workers
+        self._metrics, self._clock = metrics, time
+        self._stop = threading.Event()
+        self.beat = Beat(time)
+        self.refused: dict[str, str | None] = {}
+        self.connection_events: queue.SimpleQueue[Connected | Disconnected] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Work until interrupted."""
+        while not self._stop.is_set():
+            self.beat.beat()
+            arrival = self._inbox.get(POLL_S)
+            if isinstance(arrival, Delivery):
+                self._take(arrival)
+            elif isinstance(arrival, Connected | Disconnected):
+                self.connection_events.put(arrival)
+
+    def interrupt(self) -> None:
+        """End `run`."""
+        self._stop.set()
+        self._line.closed.set()
+
+    def _take(self, delivery: Delivery) -> None:
+        for item in self._items(delivery):
+            if isinstance(item.finished, Arrived) and item.finished.type == events.FRAME:
+                self._workers.start(item.finished)
+            self._line.put(item)
+
+    def _items(self, delivery: Delivery) -> list[Item]:
+        prefix = self._settings.prefix
+        try:
+            found = admit(
+                prefix, delivery.topic, delivery.payload, delivery.properties, self._clock.now(), delivery.redelivered
+            )
+        except topics.BadTopic as error:
+            self._refuse(error)
+            delivery.ack()
+            return []
+        except events.MalformedEvent as error:
+            device = topics.parse(prefix, delivery.topic).owner
+            return [Item(Malformed(delivery.topic, delivery.payload, str(error), device, error.key), delivery.ack)]
+        if isinstance(found, DeviceStatus):
+            return [Item(found, delivery.ack)]
+        if delivery.retain:  # data is never retained; a broker's leftovers are not news
+            delivery.ack()
+            return []
+        return [Item(a, _nothing if a is not found[-1] else delivery.ack) for a in found]
+
+    def _refuse(self, error: topics.BadTopic) -> None:
+        self._metrics.refused_topics.inc()
+        if error.topic not in self.refused:
+            log.warning("topic_refused topic=%r nearest=%r", error.topic[:200], error.nearest)
+            while len(self.refused) >= REFUSED_SHOWN:
+                self.refused.pop(next(iter(self.refused)))
+            self.refused[error.topic[:200]] = error.nearest
+
+    def predict(self, picture: bytes, channel: str) -> Future[list[dict[str, Any]]]:
+        """Send an uploaded picture down the same line, as a bare frame of the device `http`.
+
+        The future gives the results' data once they are committed. Errors: MalformedEvent, and NotAnswered in it.
+        """
+        prefix = self._settings.prefix
+        topic = topics.topic(prefix, topics.Kind.FRAME, "http", channel)
+        found = admit(prefix, topic, images.bare(picture), (), self._clock.now(), redelivered=False)
+        assert isinstance(found, list)
+        arrived = found[0]
+        arrived.reply = Future()
+        self._workers.start(arrived)
+        self._line.put(Item(arrived, _nothing))
+        return arrived.reply
+
+
+class Writer:
+    """Commits in order of arrival and speaks afterwards: results, receipts, acknowledgements; also keeps house."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        line: Line,
+        store: Store,
+        committer: Committer,
+        connection: Connection,
+        metrics: Metrics,
+        time: clock.Clock,
+    ) -> None:
+        self._settings, self._line, self._store, self._committer = settings, line, store, committer
+        self._connection, self._metrics, self._clock = connection, metrics, time
+        self._stop = threading.Event()
+        self._purged_s = float("-inf")
+        self._tail = list(store.unpublished(REPUBLISH_ROWS))
+        self.beat = Beat(time)
+
+    def run(self) -> None:
+        """Work until interrupted; what was committed is spoken of before it returns."""
+        while not self._stop.is_set():
+            self.beat.beat()
+            batch = self._gather()
+            if batch:
+                self._speak(batch, self._commit([item.finished for item in batch]))
+            self._keep_house()
+
+    def interrupt(self) -> None:
+        """End `run`."""
+        self._stop.set()
+
+    def _gather(self) -> list[Item]:
+        """Return what may be committed together: at once when nothing follows, else after a short wait at most."""
+        first = self._line.get(POLL_S)
+        if first is None:
+            return []
+        batch = [first]
+        self._wait_for(first, None)
+        deadline_s = self._clock.uptime_s() + self._settings.store.commit_delay_ms / 1000
+        while len(batch) < self._settings.store.commit_rows:
+            item = self._line.get(0)
+            if item is None:
+                break
+            batch.append(item)
+            if not self._wait_for(item, deadline_s):
+                self._wait_for(item, None)
+                break
+        return batch
+
+    def _wait_for(self, item: Item, deadline_s: float | None) -> bool:
+        """Wait for an item's inference; False if the deadline came first. An engine's failure ends the process."""
+        outcome: Future[Outcome] | None = getattr(item.finished, "outcome", None)
+        while outcome is not None and not outcome.done():
+            left_s = POLL_S if deadline_s is None else deadline_s - self._clock.uptime_s()
+            if left_s <= 0:
+                return False
+            try:
+                outcome.exception(min(left_s, POLL_S))
+            except FutureTimeoutError:
+                if self._stop.is_set():
+                    return False
+        return True
+
+    def _commit(self, batch: list[Finished]) -> Committed:
+        while True:
+            try:
+                return self._committer.commit(batch)
+            except StorageFailed as error:
+                log.error("commit_failed rows=%d error=%s retry_s=%.0f", len(batch), error, RETRY_STORAGE_S)
+                if self._stop.wait(RETRY_STORAGE_S):
+                    raise
+                self.beat.beat()
+
+    def _speak(self, batch: list[Item], done: Committed) -> None:
+        connected = self._connection.connected
+        for message in done.results:
+            self._publish(message)
+        if connected and done.last_result_position:
+            self._store.mark_published(done.last_result_position)
+        for receipt in done.receipts.values():
+            self._publish(receipt)
+        for item in batch:
+            item.ack()
+        for arrived, reply in done.replies:
+            if arrived.reply is None:
+                continue
+            if isinstance(reply, NotAnswered):
+                arrived.reply.set_exception(reply)
+            else:
+                arrived.reply.set_result(reply)
+
+    def _publish(self, message: Message) -> None:
+        self._connection.publish(
+            message.topic,
+            message.payload,
+            retain=message.retain,
+            content_type=events.JSON_CONTENT_TYPE if message.structured else None,
+        )
+
+    def _keep_house(self) -> None:
+        if self._tail and self._connection.connected:
+            self._republish()
+        now_s = self._clock.uptime_s()
+        if now_s - self._purged_s < PURGE_EVERY_S:
+            return
+        self._purged_s = now_s
+        kept = self._settings.store
+        try:
+            self._store.purge(self._settings.uplink == "cloud", kept.retention_s, kept.retention_bytes, now_s)
+        except StorageFailed as error:
+            log.error("purge_failed error=%s", error)
+        self._metrics.held_rows.set(self._store.outbox.held_rows)
+        self._metrics.held_bytes.set(self._store.outbox.held_bytes)
+        self._metrics.full.set(self._store.full)
+
+    def _republish(self) -> None:
+        """Publish what a former life committed and perhaps never said."""
+        for entry in self._tail:
+            event = events.decode_json(entry.body)
+            if event.type == events.RESULT and event.subject:
+                device, channel, _ = event.subject.split("/")
+                topic = topics.topic(self._settings.prefix, topics.Kind.RESULT, device, channel)
+                self._publish(Message(topic, entry.body, structured=True))
+            self._store.mark_published(entry.position)
+        log.info("results_republished rows=%d", len(self._tail))
+        self._tail = []
+
+
+def _nothing() -> None:
+    """Acknowledge nothing: several events came in one message, or none came by MQTT."""

@@ -1,0 +1,128 @@
+"""A gateway's settings: its broker, its disk, the models bound to channels, what goes up and what stays."""
+
+from __future__ import annotations
+
+import ipaddress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from millrace.settings import BrokerSettings, Bytes, ProgramSettings, Section, check_name
+
+Name = Annotated[str, AfterValidator(check_name)]
+FramePolicy = Literal["none", "escalated", "defects", "sample", "all"]
+
+
+class ModelSettings(Section):
+    """One bundle and the channels that it serves."""
+
+    bundle: Path = Field(description="Folder with the model and its manifest.yaml.")
+    channels: Annotated[list[str], Field(min_length=1)] = Field(
+        ["*/*"], description="Patterns of device/channel that this model serves, such as cam-*/top."
+    )
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Score below which an answer is not sure, 0 to 1; none for the bundle's own."
+    )
+
+    def serves(self, device: str, channel: str) -> bool:
+        """Say whether this model is bound to a channel."""
+        return any(fnmatchcase(f"{device}/{channel}", pattern) for pattern in self.channels)
+
+
+class PolicySettings(Section):
+    """What goes up to the cloud and what is kept here; results, alarms and ledger records always go up."""
+
+    channels: str = Field("*/*", description="Pattern of device/channel to which this policy applies.")
+    frames: FramePolicy = Field("none", description="Which frames go up: none, escalated, defects, sample or all.")
+    keep_frames: FramePolicy = Field("defects", description="Which frames are kept on this disk, within the retention.")
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="Share of frames that `sample` takes, 0 to 1."
+    )
+    readings: Literal["none", "all"] = Field(
+        "all", description="Which readings and waveforms go up; the rest stays here."
+    )
+
+
+class StoreSettings(Section):
+    """The gateway's disk."""
+
+    max_bytes: Bytes = Field(
+        8 << 30, description="Most bytes of rows and frames held; beyond it devices keep what they have."
+    )
+    retention_s: Annotated[float, Field(ge=0)] = Field(
+        7 * 86400.0, description="Seconds for which what is settled stays here, counted while the gateway runs."
+    )
+    retention_bytes: Bytes = Field(
+        4 << 30, description="Bytes above which the oldest settled rows and frames go early."
+    )
+    commit_rows: Annotated[int, Field(ge=1, le=1000)] = Field(
+        6, description="Results gathered at most before they are committed, published and acknowledged together."
+    )
+    commit_delay_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
+        12.0, description="Milliseconds for which a result waits for others at most; none wait when the line is idle."
+    )
+    quarantine_rows: Annotated[int, Field(ge=0)] = Field(
+        1000, description="Malformed messages kept for a look, oldest gone first; all are counted."
+    )
+
+
+class LimitSettings(Section):
+    """Bounds on what is accepted and held in memory."""
+
+    inbox_bytes: Bytes = Field(16 << 20, description="Bytes received and not yet taken up; beyond it reading pauses.")
+    line_frames: Annotated[int, Field(ge=2, le=4096)] = Field(
+        32, description="Messages in the pipeline at once, between intake and commit."
+    )
+    window_bytes: Bytes = Field(2 << 20, description="Bytes that each device may have under way without a receipt.")
+    max_pixels: Annotated[int, Field(ge=1)] = Field(
+        12_000_000, description="Largest picture in pixels; its header is checked before anything is decoded."
+    )
+
+
+class HttpSettings(Section):
+    """The gateway's own page: /health, /metrics, /predict."""
+
+    enabled: bool = Field(True, description="Whether to serve HTTP at all.")
+    host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs token_file.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8470, description="TCP port.")
+    token_file: Path | None = Field(None, description="File (mode 0600) with the bearer token that callers must show.")
+    predict_timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="Seconds after which /predict gives up.")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> HttpSettings:
+        try:
+            loopback = self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback and self.token_file is None:
+            raise ValueError(f"host {self.host!r} is not loopback: set token_file, or listen on 127.0.0.1")
+        return self
+
+
+class GatewaySettings(ProgramSettings):
+    """Everything of a gateway."""
+
+    gateway: Name = Field(description="This gateway's name; unique on the floor.")
+    broker: BrokerSettings = Field(BrokerSettings(), description="The broker on the floor.")
+    state_dir: Path = Field(description="Folder for gateway.db and frames; the sync worker reads it as the same user.")
+    uplink: Literal["cloud", "none"] = Field(
+        "cloud", description="cloud: rows are final when the cloud has them; none: at their commit."
+    )
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(0, description="Inference threads; 0 for one each core.")
+    models: list[ModelSettings] = Field([], description="Models and the channels that they serve.")
+    policies: list[PolicySettings] = Field(
+        [], description="What goes up and what stays, by channel; the first that fits counts, then the defaults."
+    )
+    store: StoreSettings = Field(StoreSettings(), description="The gateway's disk.")
+    limits: LimitSettings = Field(LimitSettings(), description="Bounds on what is accepted and held in memory.")
+    http: HttpSettings = Field(HttpSettings(), description="The gateway's own page.")
+    status_interval_s: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Seconds between two status messages when nothing else calls for one."
+    )
+
+    def policy(self, device: str, channel: str) -> PolicySettings:
+        """Return the first policy that fits a channel, or the defaults."""
+        name = f"{device}/{channel}"
+        return next((policy for policy in self.policies if fnmatchcase(name, policy.channels)), PolicySettings())

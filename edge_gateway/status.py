@@ -1,0 +1,117 @@
+"""What the gateway says of itself: a retained status that devices wait for, its models, and the facts for /health."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+from typing import Any
+
+from edge_gateway.models import Models
+from edge_gateway.pipeline import Intake
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.store import Store
+from millrace import __version__, clock, jsontext, topics
+from millrace.mqtt import Connected, Connection
+from millrace.outbox import Reader
+from millrace.settled import SettledReader
+
+
+class Herald:
+    """Publishes the gateway's status and models; an actor. Other threads may ask `facts`."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        connection: Connection,
+        intake: Intake,
+        store: Store,
+        models: Models,
+        time: clock.Clock,
+    ) -> None:
+        self._settings, self._connection, self._intake = settings, connection, intake
+        self._store, self._models, self._clock = store, models, time
+        self.session = secrets.token_hex(4)
+        self._stop = threading.Event()
+        self._topic = topics.topic(settings.prefix, topics.Kind.GATEWAY_STATUS, settings.gateway)
+
+    def run(self) -> None:
+        """Work until interrupted; the last word is `offline`."""
+        said_s, shown = float("-inf"), 0
+        while not self._stop.is_set():
+            now_s = self._clock.uptime_s()
+            if self._new_connection() or len(self._intake.refused) != shown:
+                said_s = float("-inf")
+            if self._connection.connected and now_s - said_s >= self._settings.status_interval_s:
+                said_s, shown = now_s, len(self._intake.refused)
+                self._connection.publish(self._topic, jsontext.dump(self.facts()), retain=True)
+        self._connection.farewell(self._topic, jsontext.dump({**self.facts(), "state": "offline"}))
+
+    def interrupt(self) -> None:
+        """End `run`."""
+        self._stop.set()
+
+    def _new_connection(self) -> bool:
+        try:
+            event = self._intake.connection_events.get(timeout=0.1)
+        except queue.Empty:
+            return False
+        if not isinstance(event, Connected):
+            return False
+        for bundle in self._models.bundles:
+            manifest = bundle.manifest
+            value = {
+                "model": bundle.name,
+                "task": manifest.task,
+                "sha256": manifest.sha256,
+                "labels": list(bundle.labels)[:100],
+                "engine": "litert",
+                "licence": manifest.licence,
+            }
+            topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_MODEL, self._settings.gateway)
+            self._connection.publish(topic, jsontext.dump(value), retain=True)
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is true of this gateway now; small enough to be read on a terminal."""
+        outbox = self._store.outbox
+        return {
+            "state": "online",
+            "session": self.session,
+            "version": __version__,
+            "mqtt": self._connection.protocol,
+            "connected": self._connection.connected,
+            "epoch": outbox.epoch,
+            "minted": outbox.next_seq - 1,
+            "models": [bundle.name for bundle in self._models.bundles],
+            "held_rows": outbox.held_rows,
+            "held_bytes": outbox.held_bytes,
+            "full": self._store.full,
+            "uplink": self._settings.uplink,
+            "refused": [{"topic": topic, "try": nearest} for topic, nearest in list(self._intake.refused.items())],
+            "time": clock.rfc3339(self._clock.now().wall_ns),
+        }
+
+
+class Uplink:
+    """What the sync worker beside us has settled and says of the link; read-only, for /health and /metrics."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._outbox = Reader(settings.state_dir / "gateway.db")
+        self._settled = SettledReader(settings.state_dir / "sync.db")
+        self._uplink = settings.uplink
+        self._lock = threading.Lock()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the link's state, and for each lane how many rows wait (counted up to 100,000)."""
+        if self._uplink == "none":
+            return {"link": "none", "backlog": {}}
+        with self._lock:
+            link = self._settled.link()
+            epochs = list(self._outbox.epochs())
+            settled = self._settled.read(epochs[-1]) if epochs else {}
+            backlog = self._outbox.backlog({lane: ranges.last() or 0 for lane, ranges in settled.items()})
+        return {
+            "link": link["state"] if link else "no sync worker seen",
+            "backlog": {lane.name.lower(): count for lane, count in backlog.items()},
+        }

@@ -1,0 +1,181 @@
+"""The gateway's memory: which events were accepted, what was answered, what waits for the cloud, in one transaction."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_gateway.streams import Stream
+from millrace.blobs import BlobStore
+from millrace.outbox import Draft, Entry, Lane, Outbox
+from millrace.ranges import RangeSet
+from millrace.settled import SettledReader
+
+log = logging.getLogger(__name__)
+
+ANSWERS_KEPT = 20_000
+PURGE_ROWS = 500
+_SCHEMA = """
+CREATE TABLE stream (
+    no INTEGER PRIMARY KEY, device TEXT NOT NULL, epoch TEXT NOT NULL,
+    watermark INTEGER NOT NULL, ahead TEXT NOT NULL, UNIQUE (device, epoch)
+);
+CREATE TABLE answer (
+    stream INTEGER, seq INTEGER, position INTEGER NOT NULL, rows INTEGER NOT NULL, digest TEXT NOT NULL,
+    PRIMARY KEY (stream, seq)
+) WITHOUT ROWID;
+CREATE TABLE quarantine (
+    no INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL, topic TEXT NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL
+);
+"""
+QUARANTINE_PAYLOAD_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was stored for an accepted event: where its results begin, how many, and the event's own digest."""
+
+    position: int
+    rows: int
+    digest: str
+
+
+class Store:
+    """The writer's side of `gateway.db`. One thread uses it; every method but reads belongs inside `transaction`."""
+
+    def __init__(self, folder: Path, machine_id: str, max_bytes: int) -> None:
+        """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
+        self.blobs = BlobStore(folder / "frames")
+        self.outbox = Outbox(folder / "gateway.db", self.blobs, machine_id, _SCHEMA)
+        self._connection = self.outbox.connection
+        self._settled = SettledReader(folder / "sync.db")
+        self._max_bytes = max_bytes
+        self._purge_after = 0
+        self._streams: dict[tuple[str, str], Stream] = {}
+        self.reload_streams()
+        if self._settled.highest(self.outbox.epoch) >= self.outbox.next_position:
+            log.error("store_set_back epoch=%s: more is settled than was ever written here", self.outbox.epoch)
+            self.outbox.new_epoch("set back to an older state")
+        row = self._connection.execute("SELECT value FROM meta WHERE key = 'published'").fetchone()
+        self.published = int(row[0]) if row else 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the quota is used up: nothing new is accepted, devices keep what they have."""
+        return self.outbox.held_bytes >= self._max_bytes
+
+    # --- streams and answers
+
+    def stream(self, device: str, epoch: str) -> Stream | None:
+        """Return what is known of an epoch of a device."""
+        return self._streams.get((device, epoch))
+
+    def open_stream(self, device: str, epoch: str) -> Stream:
+        """Return the stream, made if it is new."""
+        known = self._streams.get((device, epoch))
+        if known is not None:
+            return known
+        cursor = self._connection.execute(
+            "INSERT INTO stream (device, epoch, watermark, ahead) VALUES (?, ?, 0, '[]')", (device, epoch)
+        )
+        stream = Stream(int(cursor.lastrowid or 0), device, epoch)
+        self._streams[device, epoch] = stream
+        return stream
+
+    def save_stream(self, stream: Stream) -> None:
+        """Write how far a stream is accounted for."""
+        self._connection.execute(
+            "UPDATE stream SET watermark = ?, ahead = ? WHERE no = ?",
+            (stream.watermark, json.dumps(stream.ahead.ranges()), stream.no),
+        )
+        self.outbox.note_minted(f"device/{stream.device}", stream.epoch, stream.highest())
+
+    def reload_streams(self) -> None:
+        """Read all streams again: what a transaction that failed had changed in memory is void."""
+        self._streams.clear()
+        for no, device, epoch, watermark, ahead in self._connection.execute("SELECT * FROM stream").fetchall():
+            ranges = RangeSet((first, last) for first, last in json.loads(ahead))
+            self._streams[device, epoch] = Stream(no, device, epoch, watermark, ranges)
+
+    def remember(self, stream: Stream, seq: int, answer: Answer) -> None:
+        """Keep where the answer to an event lies, for as long as it may be asked again."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)",
+            (stream.no, seq, answer.position, answer.rows, answer.digest),
+        )
+        if seq % 1000 == 0:
+            self._connection.execute("DELETE FROM answer WHERE stream = ? AND seq < ?", (stream.no, seq - ANSWERS_KEPT))
+
+    def recall(self, stream: Stream, seq: int) -> Answer | None:
+        """Return what was answered to an event, or None if it is too long ago or nothing was."""
+        row = self._connection.execute(
+            "SELECT position, rows, digest FROM answer WHERE stream = ? AND seq = ?", (stream.no, seq)
+        ).fetchone()
+        return Answer(*row) if row else None
+
+    def recent_digests(self, stream: Stream, count: int) -> dict[str, int]:
+        """Return digest -> seq of the last `count` events of a stream."""
+        rows = self._connection.execute(
+            "SELECT digest, seq FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT ?", (stream.no, count)
+        ).fetchall()
+        return dict(rows)
+
+    def results_of(self, answer: Answer) -> list[Entry]:
+        """Return the stored results of an answer; none if they are purged."""
+        if not answer.rows:
+            return []
+        entries = self.outbox.read(answer.position - 1, answer.rows)
+        return [e for e in entries if e.intact and e.position < answer.position + answer.rows and e.lane is Lane.RESULT]
+
+    def unpublished(self, max_rows: int) -> list[Entry]:
+        """Return results that were committed and perhaps never published."""
+        return [e for e in self.outbox.read(self.published, max_rows, Lane.RESULT) if e.intact]
+
+    # --- writing
+
+    def append(self, drafts: Sequence[Draft], uptime_s: float) -> list[Entry]:
+        """Append to the outbox."""
+        return self.outbox.append(drafts, uptime_s)
+
+    def quarantine(self, topic: str, reason: str, payload: bytes, wall_ns: int, max_rows: int) -> None:
+        """Keep a malformed message for a look; the oldest make room."""
+        self._connection.execute(
+            "INSERT INTO quarantine (wall_ns, topic, reason, payload) VALUES (?, ?, ?, ?)",
+            (wall_ns, topic[:512], reason[:512], payload[:QUARANTINE_PAYLOAD_BYTES]),
+        )
+        self._connection.execute("DELETE FROM quarantine WHERE no <= (SELECT max(no) FROM quarantine) - ?", (max_rows,))
+
+    def mark_published(self, position: int) -> None:
+        """Remember up to where results were published; it goes to the disk with the next transaction."""
+        self.published = max(self.published, position)
+
+    def save_published(self) -> None:
+        """Write that position."""
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('published', ?)", (str(self.published),))
+
+    # --- settling
+
+    def purge(self, uplink: bool, retention_s: float, retention_bytes: int, uptime_s: float) -> int:
+        """Drop what is settled and older than the retention, or over its bytes; return how many rows went."""
+        settled = self._settled.read(self.outbox.epoch) if uplink else {}
+        keep_from_s = self.outbox.age_s(uptime_s) - retention_s
+        over_bytes = self.outbox.held_bytes - retention_bytes
+        doomed = []
+        slice_ = self.outbox.read(self._purge_after, PURGE_ROWS)
+        self._purge_after = slice_[-1].position if len(slice_) == PURGE_ROWS else 0
+        for entry in slice_:
+            final = not uplink or entry.lane is Lane.LOCAL or entry.position in settled.get(entry.lane, ())
+            if final and (entry.born_s < keep_from_s or over_bytes > 0):
+                doomed.append(entry.position)
+                over_bytes -= entry.bytes
+        if not doomed:
+            return 0
+        with self.outbox.transaction():
+            return self.outbox.forget(doomed)
+
+    def close(self) -> None:
+        """Close the file; what it holds stays."""
+        self.outbox.close()

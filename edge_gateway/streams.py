@@ -1,0 +1,51 @@
+"""Which events of a device have been accepted: a contiguous watermark and a short set ahead of it. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from millrace.ranges import RangeSet
+
+MAX_RECEIPT_RANGES = 100
+
+
+@dataclass(slots=True)
+class Stream:
+    """One epoch of one device. Everything up to `watermark` is accounted for, and so is what `ahead` holds."""
+
+    no: int
+    device: str
+    epoch: str
+    watermark: int = 0
+    ahead: RangeSet = field(default_factory=RangeSet)
+
+    def has(self, seq: int) -> bool:
+        """Whether a seq is accounted for."""
+        return seq <= self.watermark or seq in self.ahead
+
+    def account(self, first: int, last: int) -> None:
+        """Count a range as accounted for; the watermark moves over what is now contiguous."""
+        self.ahead.add(first, last)
+        for ahead_first, ahead_last in self.ahead.ranges():
+            if ahead_first > self.watermark + 1:
+                break
+            self.watermark = max(self.watermark, ahead_last)
+        self.ahead = RangeSet(pair for pair in self.ahead if pair[0] > self.watermark)
+
+    def gaps_below(self, base: int) -> list[tuple[int, int]]:
+        """Return what is not accounted for below `base`, the lowest seq that the device still holds: it cannot come."""
+        return [
+            gap
+            for first, last in [(self.watermark + 1, base - 1)]
+            if first <= last
+            for gap in self.ahead.gaps(first, last)
+        ]
+
+    def receipt_ranges(self) -> list[list[int]]:
+        """Return the cumulative ranges that a receipt lists, lowest first."""
+        ranges = [[1, self.watermark]] if self.watermark else []
+        return ranges + [list(pair) for pair in self.ahead][:MAX_RECEIPT_RANGES]
+
+    def highest(self) -> int:
+        """Return the highest seq accounted for."""
+        return max(self.watermark, self.ahead.last() or 0)

@@ -1,0 +1,141 @@
+"""/predict, /health and /metrics over HTTP: an upload goes down the same pipeline as a frame from the floor."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import threading
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edge_gateway.commit import NotAnswered
+from edge_gateway.metrics import Metrics
+from edge_gateway.pipeline import Intake
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.status import Herald, Uplink
+from millrace.events import MalformedEvent
+from millrace.settings import read_secret
+
+log = logging.getLogger(__name__)
+
+STALE_BEAT_S = 30.0
+
+
+class Web:
+    """The HTTP server; an actor."""
+
+    def __init__(
+        self, settings: GatewaySettings, intake: Intake, herald: Herald, uplink: Uplink, metrics: Metrics
+    ) -> None:
+        """Prepare; ConfigError if the token cannot be read."""
+        self._settings, self._intake, self._herald = settings, intake, herald
+        self._uplink, self._metrics = uplink, metrics
+        token_file = settings.http.token_file
+        self._token = read_secret(token_file) if token_file else None
+        routes = [
+            Route("/predict", self._predict, methods=["POST"]),
+            Route("/health", self._health),
+            Route("/metrics", self._metrics_text),
+        ]
+        config = uvicorn.Config(
+            Starlette(routes=routes, exception_handlers={HTTPException: _refusal}),
+            host=settings.http.host,
+            port=settings.http.port,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            limit_concurrency=64,
+            timeout_keep_alive=10,
+        )
+        self._server = uvicorn.Server(config)
+        self.ready = threading.Event()
+
+    def run(self) -> None:
+        """Serve until interrupted; OSError if the port is taken."""
+        sock = self._server.config.bind_socket()
+        self.port = sock.getsockname()[1]
+        log.info("http_ready url=http://%s:%d", self._settings.http.host, self.port)
+        self.ready.set()
+        asyncio.run(self._server.serve(sockets=[sock]))
+
+    def interrupt(self) -> None:
+        """End `run`."""
+        self._server.should_exit = True
+
+    async def _predict(self, request: Request) -> Response:
+        self._check_token(request)
+        picture = await self._upload(request)
+        channel = request.query_params.get("channel", "predict")
+        try:
+            reply = await asyncio.to_thread(self._intake.predict, picture, channel)
+            results = await asyncio.wait_for(asyncio.wrap_future(reply), self._settings.http.predict_timeout_s)
+        except (MalformedEvent, ValueError) as error:
+            raise HTTPException(422, str(error)) from None
+        except NotAnswered as error:
+            raise HTTPException(503 if "full" in str(error) else 422, str(error)) from None
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {self._settings.http.predict_timeout_s} s") from None
+        if not results:
+            raise HTTPException(404, f"no model is bound to http/{channel}; see models: in the gateway's settings")
+        return JSONResponse({"results": results})
+
+    async def _upload(self, request: Request) -> bytes:
+        """Return the picture of a raw body, or of the first file of a form; 413 over the limit."""
+        limit = self._settings.max_payload_bytes
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            async with request.form(max_files=1, max_fields=8, max_part_size=limit) as form:
+                file = next((part for part in form.values() if isinstance(part, UploadFile)), None)
+                if file is None:
+                    raise HTTPException(422, "the form holds no file")
+                if (file.size or 0) > limit:
+                    raise HTTPException(413, f"a picture has at most {limit} bytes (max_payload_bytes)")
+                return await file.read()
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise HTTPException(413, f"a picture has at most {limit} bytes (max_payload_bytes)")
+        return body
+
+    async def _health(self, request: Request) -> Response:
+        self._check_token(request)
+        facts = self._herald.facts() | await asyncio.to_thread(self._uplink.facts)
+        stale_s = self._intake.beat.silent_s()
+        problems = [
+            text
+            for wrong, text in [
+                (not facts["connected"], "no connection to the broker"),
+                (facts["full"], "the disk quota is used up: devices keep what they have"),
+                (stale_s > STALE_BEAT_S, f"the pipeline has not moved for {stale_s:.0f} s"),
+            ]
+            if wrong
+        ]
+        body: dict[str, Any] = {"ok": not problems, "problems": problems, **facts}
+        return JSONResponse(body, status_code=200 if not problems else 503)
+
+    async def _metrics_text(self, request: Request) -> Response:
+        self._check_token(request)
+        facts = await asyncio.to_thread(self._uplink.facts)
+        for lane, count in facts["backlog"].items():
+            self._metrics.backlog.labels(lane).set(count)
+        self._metrics.connected.set(self._herald.facts()["connected"])
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _check_token(self, request: Request) -> None:
+        shown = request.headers.get("authorization", "")
+        if self._token is not None and not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
+            raise HTTPException(401, "show the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+
+
+async def _refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)

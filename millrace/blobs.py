@@ -1,0 +1,81 @@
+"""Pictures as files named by their SHA-256: on stable storage, name and all, before anyone may speak of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+
+class StorageFailed(Exception):
+    """The disk is full or refuses to write; nothing of this write counts. Try again when there is room."""
+
+
+class BlobStore:
+    """A folder of content-addressed files, `ab/cdef…`; one process writes it, others read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Return where the blob of this digest lies, whether it is there or not."""
+        return self._folder / sha256[:2] / sha256[2:]
+
+    def put(self, blobs: Mapping[str, bytes]) -> None:
+        """Write and sync each blob that is not there yet, and then the folders that name them.
+
+        Errors: StorageFailed; a picture that was half written leaves nothing behind.
+        """
+        touched: set[Path] = set()
+        try:
+            for sha256, content in blobs.items():
+                target = self.path(sha256)
+                if target.exists():
+                    continue
+                if not target.parent.exists():
+                    target.parent.mkdir(parents=True, mode=0o700)
+                    touched.add(self._folder)
+                _write_synced(target, content)
+                touched.add(target.parent)
+            for folder in touched:
+                _sync_folder(folder)
+        except OSError as error:
+            raise StorageFailed(f"{self._folder}: {error.strerror}") from error
+
+    def get(self, sha256: str) -> bytes | None:
+        """Return the blob, or None if it is not (or no longer) there."""
+        try:
+            return self.path(sha256).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def discard(self, digests: Iterable[str]) -> None:
+        """Unlink blobs whose last row is gone; one that is already missing is no error."""
+        for sha256 in digests:
+            self.path(sha256).unlink(missing_ok=True)
+
+    def digests(self) -> Iterator[str]:
+        """Yield the digest of each file, half-written leftovers of a crash included (their names fit no row)."""
+        for file in self._folder.glob("??/*"):
+            yield file.parent.name + file.name
+
+
+def _write_synced(target: Path, content: bytes) -> None:
+    half = target.with_name(target.name + ".part")
+    try:
+        with half.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        half.rename(target)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""The command `millrace`: every program and tool behind one word, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from millrace import __version__
+from millrace.outbox import Locked, NewerSchema
+from millrace.settings import ConfigError
+
+EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_TRY_LATER, EXIT_CONFIG = 1, 69, 75, 78
+
+# Where each subcommand lives. The package named first in a module path is imported on call, never before.
+COMMANDS = {
+    "agent": ("device_agent.app", "Run a device: sources, gate, spool, publish."),
+    "gateway": ("edge_gateway.app", "Run the gateway: receive, infer, store, answer."),
+    "sync": ("cloud_sync.app", "Run the sync worker: drain what is stored to the cloud."),
+    "cloud": ("cloud_sync.reference_cloud.app", "Run the reference cloud: events, audit."),
+    "broker": ("broker_config.app", "Set up Mosquitto, or run the embedded broker."),
+    "demo": ("millrace.demo.app", "Run the whole line on this machine and cut the cloud off."),
+    "config": ("millrace.config_command", "Check, show and explain settings files."),
+    "status": ("millrace.status_command", "Show who is on the floor and how they are."),
+    "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
+}
+_EXTRA = {"edge_gateway": "gateway", "cloud_sync": "sync", "broker_config": "broker", "device_agent": "camera"}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = COMMANDS[cmd_name][0]
+        try:
+            command: click.Command = importlib.import_module(module).command
+        except ModuleNotFoundError as error:
+            extra = "demo" if cmd_name == "demo" else _EXTRA.get(module.split(".")[0], "demo")
+            raise click.ClickException(
+                f"`millrace {cmd_name}` needs the package {error.name!r};"
+                f" install it with: pip install 'millrace[{extra}]'"
+            ) from None
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="millrace")
+def cli() -> None:
+    r"""Vision and sensor inference for factory floors that are often offline.
+
+    Agents publish frames and readings to a broker on the floor; the gateway infers, stores and answers there; the sync
+    worker drains to the cloud whenever there is a link. Nothing that was admitted is lost silently.
+
+    \b
+    Try it:                millrace demo
+    Watch the floor:       mosquitto_sub -v -t 'millrace/device/+/result/#'
+    Check a settings file: millrace config check agent.yaml
+    Shell completion:      eval "$(_MILLRACE_COMPLETE=bash_source millrace)"   (zsh_source, fish_source)
+
+    Exit codes: 0 done, 1 failed, 2 usage, 69 unavailable, 75 try later, 78 bad configuration.
+    """
+
+
+def config_option(function: Any) -> Any:
+    """Add `--config FILE` as every program has it."""
+    return click.option(
+        "--config",
+        "config",
+        required=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="YAML settings of this program; see `millrace config explain`.",
+    )(function)
+
+
+def main() -> None:
+    """Run the command and turn the errors that have a meaning into their exit codes."""
+    try:
+        cli(standalone_mode=True)
+    except ConfigError as error:
+        click.echo("\n".join(error.problems), err=True)
+        sys.exit(EXIT_CONFIG)
+    except NewerSchema as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+    except Locked as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_TRY_LATER)

@@ -1,0 +1,396 @@
+"""The only door to MQTT: connect, last will, publish, and an inbox of deliveries, each acknowledged by hand.
+
+One connection is one paho client: what an old connection still held cannot be acknowledged, sent or mixed up on a new
+one. Callbacks only enqueue. A library's queue holds nothing that matters: the caller refills from what is durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import ssl
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from millrace.settings import BrokerSettings, ConfigError
+
+log = logging.getLogger(__name__)
+
+Protocol = Literal["5", "3.1.1"]
+PROBE_TIMEOUT_S = 2.0
+SESSION_EXPIRY_S = 7 * 86400
+RECEIVE_MAXIMUM = 1000
+PAUSE_S = 0.02
+BUSY = b'{"state":"busy"}'  # on the status topic, not retained: it keeps the connection while reading is paused
+_REFUSED_FOR_GOOD = frozenset({"Not authorized", "Bad user name or password", "Unspecified error"})
+
+
+class BrokerUnreachable(Exception):
+    """No broker answered; try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says of us when we are lost without a word."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection stands. `epoch` counts connections; `resumed` says that the broker kept our session."""
+
+    epoch: int
+    protocol: Protocol
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection of `epoch` is gone; whatever it had not delivered will come again or must be sent again."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message that arrived and waits for `ack()`."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    redelivered: bool
+    properties: tuple[tuple[str, str], ...]
+    epoch: int
+    ack: Callable[[], None] = field(repr=False, compare=False)
+
+
+class Inbox:
+    """What has arrived and is not taken yet; says when it holds as many bytes as it should.
+
+    It takes Connected, Disconnected and Delivery from the connection, and whatever else its owner waits for.
+    """
+
+    def __init__(self, max_bytes: int = 8 << 20) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._arrivals: deque[object] = deque()
+        self._ready = threading.Condition()
+
+    def put(self, arrival: object) -> None:
+        """Add an arrival; never blocks."""
+        with self._ready:
+            self._arrivals.append(arrival)
+            if isinstance(arrival, Delivery):
+                self._bytes += len(arrival.payload)
+            self._ready.notify()
+
+    def get(self, timeout_s: float) -> object | None:
+        """Return the oldest arrival, or None if none came in time."""
+        with self._ready:
+            if not self._arrivals:
+                self._ready.wait(timeout_s)
+            if not self._arrivals:
+                return None
+            arrival = self._arrivals.popleft()
+            if isinstance(arrival, Delivery):
+                self._bytes -= len(arrival.payload)
+            return arrival
+
+    @property
+    def full(self) -> bool:
+        """Whether reading from the network should pause."""
+        return self._bytes >= self._max_bytes
+
+
+class _PausingClient(paho.Client):
+    """A paho client that leaves the socket unread while the inbox is full, and keeps the connection meanwhile.
+
+    Blocking in a callback would lose the connection while paho says that all is well.
+    """
+
+    busy_topic = ""
+
+    def __init__(self, inbox: Inbox, pause_over: threading.Event, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._millrace_inbox = inbox
+        self._millrace_pause = pause_over
+        self._millrace_grace_s = 0.0
+        self._millrace_said_s = 0.0
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        if self._millrace_inbox.full:
+            self._millrace_grace_s = paho.time_func() + self.keepalive
+            self._millrace_pause.wait(PAUSE_S)
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super().loop_read(max_packets)
+
+    def loop_misc(self) -> MQTTErrorCode:
+        now_s = paho.time_func()
+        if now_s >= self._millrace_grace_s:
+            return super().loop_misc()
+        if now_s - self._millrace_said_s > self.keepalive / 2:
+            self._millrace_said_s = now_s
+            self.publish(self.busy_topic, BUSY, qos=0)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+class Connection:
+    """One lasting connection to the broker, made again with full-jitter backoff; an actor of the run group."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        client_id: str,
+        will: Will,
+        subscriptions: Sequence[str],
+        *,
+        persistent: bool,
+        max_payload_bytes: int,
+        inbox: Inbox,
+    ) -> None:
+        """Prepare; nothing happens before `run`. `persistent`: the broker keeps our session while we are away."""
+        self._settings = settings
+        self._client_id = client_id
+        self._will = will
+        self._subscriptions = list(subscriptions)
+        self._persistent = persistent
+        self._max_packet_bytes = max_payload_bytes + 65536
+        self.inbox = inbox
+        self._stop = threading.Event()
+        self._closed = threading.Event()
+        self._failure: BaseException | None = None
+        self._client: paho.Client | None = None
+        self._epoch = 0
+        self._connected_epoch = 0
+        self.protocol: Protocol | None = None
+
+    # --- the actor
+
+    def run(self) -> None:
+        """Hold a connection until `interrupt`; raise what a callback raised, and ConfigError for unusable settings."""
+        attempt = 0
+        while not self._stop.is_set():
+            try:
+                held = self._hold_one()
+            except (OSError, BrokerUnreachable) as error:
+                held = False
+                if attempt == 0 or attempt % 20 == 0:
+                    log.warning(
+                        "broker_unreachable host=%s port=%d error=%s", self._settings.host, self._settings.port, error
+                    )
+            if self._failure is not None:
+                raise self._failure
+            attempt = 0 if held else attempt + 1
+            pause_s = random.uniform(0, min(self._settings.reconnect_max_s, 0.25 * 2 ** min(attempt, 16)))
+            self._stop.wait(pause_s)
+
+    def interrupt(self) -> None:
+        """End `run`."""
+        self._stop.set()
+        self._closed.set()
+
+    def _hold_one(self) -> bool:
+        """Make one connection and hold it until it ends; return whether it ever stood."""
+        protocol = self._settings.protocol
+        self.protocol = probe(self._settings) if protocol == "auto" else protocol
+        self._closed.clear()
+        if self._stop.is_set():
+            return False
+        self._epoch += 1
+        epoch = self._epoch
+        client = self._make_client(epoch, self.protocol)
+        options: dict[str, Any] = {}
+        if self.protocol == "5":
+            properties = _properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = SESSION_EXPIRY_S if self._persistent else 0
+            properties.ReceiveMaximum = RECEIVE_MAXIMUM
+            properties.MaximumPacketSize = self._max_packet_bytes
+            options = {"clean_start": not self._persistent, "properties": properties}
+        client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, **options)
+        client.loop_start()
+        try:
+            self._closed.wait()
+        finally:
+            stood = self._connected_epoch == epoch
+            if stood and self._stop.is_set():
+                client.disconnect()
+            self._end(epoch, client)
+        return stood
+
+    def _end(self, epoch: int, client: paho.Client) -> None:
+        # Ends paho's thread also where the network is dead: it stops at the first pass of its loop.
+        self._client = None
+        self._connected_epoch = 0
+        client._reconnect_on_failure = False
+        stopper = threading.Thread(target=client.loop_stop, name="mqtt-stop", daemon=True)
+        stopper.start()
+        stopper.join(2.0)
+        if stopper.is_alive():
+            sock = client.socket()
+            if sock is not None:
+                sock.close()
+        self.inbox.put(Disconnected(epoch, "closed"))
+
+    def _make_client(self, epoch: int, protocol: Protocol) -> paho.Client:
+        settings = self._settings
+        options: dict[str, Any] = {} if protocol == "5" else {"clean_session": not self._persistent}
+        client = _PausingClient(
+            self.inbox,
+            self._stop,
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=paho.MQTTv5 if protocol == "5" else paho.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+            **options,
+        )
+        client.busy_topic = self._will.topic
+        client.connect_timeout = settings.connect_timeout_s
+        client.max_inflight_messages_set(65535)  # the caller's own window is the only one
+        client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        if settings.username is not None:
+            client.username_pw_set(settings.username, settings.password())
+        if settings.ca_file is not None:
+            client.tls_set_context(_tls(settings))
+        client.on_socket_open = _no_delay
+        client.on_connect = self._guard(lambda *a: self._on_connect(client, epoch, protocol, a[2], a[3]))
+        client.on_disconnect = self._guard(lambda *_: self._closed.set())
+        client.on_message = self._guard(lambda *a: self._on_message(client, epoch, a[2]))
+        return client
+
+    def _guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """Hand a callback's exception to the run group: in paho it would end the network thread in silence."""
+
+        def guarded(*arguments: Any) -> None:
+            try:
+                callback(*arguments)
+            except BaseException as error:  # noqa: BLE001  (it ends the process: `run` raises it)
+                self._failure = error
+                self._closed.set()
+
+        return guarded
+
+    def _on_connect(self, client: paho.Client, epoch: int, protocol: Protocol, flags: Any, reason: Any) -> None:
+        if reason.is_failure:
+            if str(reason) in _REFUSED_FOR_GOOD:
+                log.error(
+                    "broker_refused host=%s reason=%r check=username,password_file", self._settings.host, str(reason)
+                )
+            else:
+                log.warning("broker_refused host=%s reason=%r", self._settings.host, str(reason))
+            self._closed.set()
+            return
+        if self._subscriptions:
+            client.subscribe([(topic, 1) for topic in self._subscriptions])
+        self._client = client
+        self._connected_epoch = epoch
+        log.info("broker_connected host=%s port=%d protocol=%s", self._settings.host, self._settings.port, protocol)
+        self.inbox.put(Connected(epoch, protocol, bool(flags.session_present)))
+
+    def _on_message(self, client: paho.Client, epoch: int, message: paho.MQTTMessage) -> None:
+        mid, qos = message.mid, message.qos
+
+        def ack() -> None:
+            if qos and self._connected_epoch == epoch:
+                client.ack(mid, qos)
+
+        properties = getattr(message.properties, "UserProperty", ()) if message.properties else ()
+        self.inbox.put(
+            Delivery(message.topic, bytes(message.payload), message.retain, message.dup, tuple(properties), epoch, ack)
+        )
+
+    # --- publishing
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands, as far as we know; a dead link is noticed after 1.5 keepalives."""
+        return self._connected_epoch != 0
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        user_properties: Sequence[tuple[str, str]] = (),
+        content_type: str | None = None,
+    ) -> bool:
+        """Hand a message to the present connection. False: there is none. True promises nothing: wait for a receipt."""
+        client = self._client
+        if client is None:
+            return False
+        properties = None
+        if self.protocol == "5" and (user_properties or content_type):
+            properties = _properties(PacketTypes.PUBLISH)
+            if user_properties:
+                properties.UserProperty = list(user_properties)
+            if content_type:
+                properties.ContentType = content_type
+        client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+        return True
+
+    def farewell(self, topic: str, payload: bytes, timeout_s: float = 1.0) -> None:
+        """Publish a last retained word and wait for the broker to have it, at most `timeout_s`."""
+        client = self._client
+        if client is None:
+            return
+        info = client.publish(topic, payload, qos=1, retain=True)
+        try:
+            info.wait_for_publish(timeout_s)
+        except (RuntimeError, ValueError):
+            log.info("farewell_unsent topic=%s", topic)
+
+
+def probe(settings: BrokerSettings) -> Protocol:
+    """Ask the broker which MQTT it speaks, with a bare MQTT 5 CONNECT and nothing else in it.
+
+    A refusal of the version means 3.1.1, any MQTT 5 answer (also "not authorized") means 5; a silence is
+    BrokerUnreachable, never a downgrade.
+    """
+    body = b"\x00\x04MQTT\x05\x02" + struct.pack(">H", 5) + b"\x00" + b"\x00\x00"
+    with socket.create_connection((settings.host, settings.port), settings.connect_timeout_s) as plain:
+        plain.settimeout(PROBE_TIMEOUT_S)
+        sock = plain
+        if settings.ca_file is not None:
+            sock = _tls(settings).wrap_socket(plain, server_hostname=settings.host)
+        with sock:
+            sock.sendall(bytes([0x10, len(body)]) + body)
+            try:
+                answer = sock.recv(5)
+            except TimeoutError:
+                raise BrokerUnreachable(f"no answer to CONNECT within {PROBE_TIMEOUT_S} s") from None
+    if len(answer) < 4 or answer[0] != 0x20:
+        raise BrokerUnreachable(f"no MQTT broker there: answered {answer.hex() or 'nothing'}")
+    return "3.1.1" if answer[1] == 2 and answer[3] in (1, 132) else "5"
+
+
+def _properties(packet_type: int) -> Properties:
+    return Properties(packet_type)  # type: ignore[no-untyped-call]
+
+
+def _no_delay(_client: paho.Client, _userdata: Any, sock: Any) -> None:
+    # Without it Nagle's algorithm meets delayed acknowledgements: 44 ms for each frame.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _tls(settings: BrokerSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(settings.ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError([f"{settings.ca_file}: cannot use these CA certificates: {error}"]) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

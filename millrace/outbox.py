@@ -1,0 +1,481 @@
+"""The durable queue: what `append` returned from is on stable storage, in order, until it is forgotten.
+
+One process writes a file, and a lock proves it; others read it through `Reader` and never write or checkpoint it.
+The agent's spool and the gateway's database are both outboxes; the gateway adds tables of its own to the same file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import sqlite3
+import string
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from millrace.blobs import BlobStore, StorageFailed
+
+__all__ = [
+    "Draft",
+    "Entry",
+    "Lane",
+    "Locked",
+    "NewerSchema",
+    "Outbox",
+    "Reader",
+    "StorageFailed",
+    "create",
+    "open_reader",
+    "open_writer",
+    "random_epoch",
+    "take_lock",
+]
+
+APPLICATION_ID = 0x4D494C4C  # "MILL"
+SCHEMA_VERSION = 1
+CHECKPOINT_PAGES = 1000
+WAL_LIMIT_BYTES = 8 << 20
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE own_epoch (
+    epoch TEXT PRIMARY KEY, number INTEGER NOT NULL, next_seq INTEGER NOT NULL, reason TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE counter (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    next_position INTEGER NOT NULL, held_rows INTEGER NOT NULL, held_bytes INTEGER NOT NULL, age_s REAL NOT NULL
+);
+INSERT INTO counter VALUES (1, 1, 0, 0, 0);
+CREATE TABLE entry (
+    position INTEGER PRIMARY KEY,
+    lane INTEGER NOT NULL,
+    epoch TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    blob TEXT,
+    bytes INTEGER NOT NULL,
+    born_s INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE INDEX entry_by_lane ON entry (lane, position);
+CREATE TABLE blob (sha256 TEXT PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE minted (
+    origin TEXT, epoch TEXT, seq INTEGER NOT NULL, PRIMARY KEY (origin, epoch)
+) WITHOUT ROWID;
+"""
+
+_SELECT_ALL = "SELECT * FROM entry WHERE position > ? ORDER BY position LIMIT ?"
+_SELECT_LANE = "SELECT * FROM entry WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
+_NEWEST_LANE = "SELECT position FROM entry WHERE lane = ? ORDER BY position DESC LIMIT ?"
+_COUNT_LANE = "SELECT count(*) FROM (SELECT 1 FROM entry WHERE lane = ? AND position > ? LIMIT 100000)"
+
+
+class Lane(IntEnum):
+    """What overtakes what on the way up; LOCAL does not go up at all."""
+
+    LOCAL = 0
+    ALARM = 1
+    VERDICT = 2
+    RESULT = 3
+    FRAME = 4
+    BULK = 5
+
+
+class Locked(Exception):
+    """Another process writes this file; exit 75 names it."""
+
+
+class NewerSchema(Exception):
+    """The file was written by a newer program; it is left untouched. Exit 78."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is to be appended. `body` is the event as JSON; `blob` the digest of a picture that is already stored.
+
+    `epoch` and `seq` are those of the event's own key, whoever minted it; see `Outbox.mint` for one's own.
+    """
+
+    lane: Lane
+    epoch: str
+    seq: int
+    body: bytes
+    blob: str | None = None
+    blob_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row. `intact` is False where its checksum does not fit: it must not be sent, only declared lost."""
+
+    position: int
+    lane: Lane
+    epoch: str
+    seq: int
+    body: bytes
+    blob: str | None
+    bytes: int
+    born_s: int
+    intact: bool
+
+
+class Outbox:
+    """The writer's side of the file; used by one thread. Opening it creates it, checks it and takes the lock."""
+
+    def __init__(self, path: Path, blobs: BlobStore, machine_id: str, schema: str = "") -> None:
+        """Open or create the file; `schema` are the owner's further tables, created with it.
+
+        Errors: Locked, NewerSchema, StorageFailed, sqlite3.DatabaseError (the file is no database).
+        """
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path = path
+        self.blobs = blobs
+        self._lock = take_lock(path)
+        self.connection = open_writer(path)
+        create(self.connection, _SCHEMA + schema)
+        self._discard: set[str] = set()
+        self.epoch, self.next_seq = "", 1
+        self.next_position: int
+        self.held_rows: int
+        self.held_bytes: int
+        self.next_position, self.held_rows, self.held_bytes, age_s = self.connection.execute(
+            "SELECT next_position, held_rows, held_bytes, age_s FROM counter"
+        ).fetchone()
+        self._age_s = float(age_s)
+        self._age_origin_s: float | None = None
+        self._load_epoch(machine_id)
+        self._collect_orphans()
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        self.connection.close()
+        os.close(self._lock)
+
+    # --- epochs
+
+    def _load_epoch(self, machine_id: str) -> None:
+        row = self.connection.execute("SELECT epoch, next_seq FROM own_epoch ORDER BY number DESC LIMIT 1").fetchone()
+        known = self.connection.execute("SELECT value FROM meta WHERE key = 'machine_id'").fetchone()
+        if row is None:
+            self.new_epoch("created", machine_id)
+        elif known is not None and known[0] != machine_id:
+            self.new_epoch("another machine", machine_id)
+        else:
+            self.epoch, self.next_seq = row
+
+    def new_epoch(self, reason: str, machine_id: str | None = None) -> str:
+        """Begin a new epoch: from now on seqs count from 1 under a new name. Return the name."""
+        epoch = random_epoch()
+        with self.transaction():
+            self.connection.execute(
+                "INSERT INTO own_epoch SELECT ?, coalesce(max(number), 0) + 1, 1, ? FROM own_epoch", (epoch, reason)
+            )
+            if machine_id is not None:
+                self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (machine_id,))
+        self.epoch, self.next_seq = epoch, 1
+        return epoch
+
+    def minted(self) -> dict[str, int]:
+        """Return, for each of our own epochs, the highest seq given out (0 for none yet)."""
+        return dict(self.connection.execute("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number"))
+
+    # --- writing
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses.
+
+        Pictures whose last row went are unlinked after the commit.
+        """
+        before = (self.next_position, self.held_rows, self.held_bytes, self.next_seq)
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield
+            if before != (self.next_position, self.held_rows, self.held_bytes, self.next_seq):
+                self._save_counters()
+            self.connection.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back(before)
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageFailed(f"{self.path}: {error}") from error
+            raise
+        gone, self._discard = self._discard, set()
+        self.blobs.discard(gone)
+
+    def _roll_back(self, before: tuple[int, int, int, int]) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self.next_position, self.held_rows, self.held_bytes, self.next_seq = before
+        self._discard.clear()
+
+    def mint(self) -> int:
+        """Give out the next seq of the present epoch inside the present transaction; it counts only if that commits."""
+        seq = self.next_seq
+        self.next_seq += 1
+        return seq
+
+    def append(self, drafts: Sequence[Draft], uptime_s: float) -> list[Entry]:
+        """Append in order inside the present transaction; return the entries."""
+        born_s = int(self.age_s(uptime_s))
+        entries = []
+        for draft in drafts:
+            entries.append(
+                Entry(
+                    self.next_position,
+                    draft.lane,
+                    draft.epoch,
+                    draft.seq,
+                    draft.body,
+                    draft.blob,
+                    len(draft.body),
+                    born_s,
+                    intact=True,
+                )
+            )
+            self.next_position += 1
+            self.held_bytes += len(draft.body) + self._refer(draft)
+        self.held_rows += len(entries)
+        self.connection.executemany(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(e.position, e.lane, e.epoch, e.seq, e.body, e.blob, e.bytes, e.born_s, _checksum_of(e)) for e in entries],
+        )
+        return entries
+
+    def forget(self, positions: Sequence[int]) -> int:
+        """Delete these rows inside the present transaction; return how many there were."""
+        gone = 0
+        for position in positions:
+            gone += self._account_for(
+                self.connection.execute(
+                    "DELETE FROM entry WHERE position = ? RETURNING bytes, blob", (position,)
+                ).fetchall()
+            )
+        return gone
+
+    def forget_range(self, first: int, last: int) -> int:
+        """Delete the rows from position `first` to `last` inside the present transaction; return how many."""
+        rows = self.connection.execute(
+            "DELETE FROM entry WHERE position BETWEEN ? AND ? RETURNING bytes, blob", (first, last)
+        ).fetchall()
+        return self._account_for(rows)
+
+    def note_minted(self, origin: str, epoch: str, seq: int) -> None:
+        """Remember, inside the present transaction, how far an origin has minted; it never goes back."""
+        self.connection.execute(
+            "INSERT INTO minted VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
+            (origin, epoch, seq),
+        )
+
+    def age_s(self, uptime_s: float) -> float:
+        """Return for how many seconds this file has been in use, over all runs; no clock can make it jump."""
+        if self._age_origin_s is None:
+            self._age_origin_s = uptime_s - self._age_s
+        self._age_s = uptime_s - self._age_origin_s
+        return self._age_s
+
+    def _refer(self, draft: Draft) -> int:
+        if draft.blob is None:
+            return 0
+        changed = self.connection.execute("UPDATE blob SET rows = rows + 1 WHERE sha256 = ?", (draft.blob,))
+        if changed.rowcount:
+            return 0
+        self.connection.execute("INSERT INTO blob VALUES (?, 1, ?)", (draft.blob, draft.blob_bytes))
+        self._discard.discard(draft.blob)
+        return draft.blob_bytes
+
+    def _account_for(self, rows: list[tuple[int, str | None]]) -> int:
+        for size, blob in rows:
+            self.held_bytes -= size
+            if blob is None:
+                continue
+            left = self.connection.execute(
+                "UPDATE blob SET rows = rows - 1 WHERE sha256 = ? RETURNING rows, bytes", (blob,)
+            ).fetchall()
+            if left and left[0][0] <= 0:
+                self.connection.execute("DELETE FROM blob WHERE sha256 = ?", (blob,))
+                self.held_bytes -= left[0][1]
+                self._discard.add(blob)
+        self.held_rows -= len(rows)
+        return len(rows)
+
+    def _save_counters(self) -> None:
+        self.connection.execute("UPDATE own_epoch SET next_seq = ? WHERE epoch = ?", (self.next_seq, self.epoch))
+        self.connection.execute(
+            "UPDATE counter SET next_position = ?, held_rows = ?, held_bytes = ?, age_s = ?",
+            (self.next_position, self.held_rows, self.held_bytes, self._age_s),
+        )
+
+    def _collect_orphans(self) -> None:
+        """Unlink pictures that a crash left without a row."""
+        known = {row[0] for row in self.connection.execute("SELECT sha256 FROM blob")}
+        self.blobs.discard([digest for digest in self.blobs.digests() if digest not in known])
+
+    # --- reading
+
+    def read(self, after: int, max_rows: int, lane: Lane | None = None) -> list[Entry]:
+        """Return up to `max_rows` entries in order, positions above `after`, of one lane or of all."""
+        return _read(self.connection, after, max_rows, lane)
+
+    def first_position(self) -> int | None:
+        """Return the lowest position held, or None."""
+        found: int | None = self.connection.execute("SELECT min(position) FROM entry").fetchone()[0]
+        return found
+
+    def first_seq(self) -> int:
+        """Return the lowest seq of the present epoch that is held; the next one to be minted if none is."""
+        row = self.connection.execute(
+            "SELECT seq FROM entry WHERE epoch = ? ORDER BY position LIMIT 1", (self.epoch,)
+        ).fetchone()
+        return int(row[0]) if row else self.next_seq
+
+
+class Reader:
+    """Another program's view of an outbox: read-only, never a cursor held open, never a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def read(self, lane: Lane, after: int, max_rows: int) -> list[Entry]:
+        """Return up to `max_rows` entries of `lane` above `after`; nothing if the file is not there yet."""
+        connection = self._open()
+        return [] if connection is None else _read(connection, after, max_rows, lane)
+
+    def newest(self, lane: Lane, max_rows: int) -> list[Entry]:
+        """Return the last `max_rows` entries of `lane`, in order."""
+        rows = self._all(_NEWEST_LANE, (int(lane), max_rows))
+        return self.read(lane, int(rows[-1][0]) - 1, max_rows) if rows else []
+
+    def epochs(self) -> dict[str, int]:
+        """Return the owner's epochs, oldest first, with the highest seq of each."""
+        rows = self._all("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number")
+        return {str(epoch): int(seq) for epoch, seq in rows}
+
+    def minted(self) -> dict[str, dict[str, int]]:
+        """Return for each origin and epoch how far it has minted, as far as the owner knows."""
+        found: dict[str, dict[str, int]] = {}
+        for origin, epoch, seq in self._all("SELECT origin, epoch, seq FROM minted"):
+            found.setdefault(str(origin), {})[str(epoch)] = int(seq)
+        return found
+
+    def backlog(self, settled: Mapping[Lane, int]) -> dict[Lane, int]:
+        """Return for each lane that goes up how many rows lie above the settled position, counted up to 100,000."""
+        found: dict[Lane, int] = {}
+        for lane in Lane:
+            if lane is not Lane.LOCAL:
+                rows = self._all(_COUNT_LANE, (int(lane), settled.get(lane, 0)))
+                found[lane] = int(rows[0][0]) if rows else 0
+        return found
+
+    def changed(self) -> int:
+        """Return a number that differs when another process has committed since the last call; cheap."""
+        rows = self._all("PRAGMA data_version")
+        return int(rows[0][0]) if rows else -1
+
+    def _all(self, sql: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+        connection = self._open()
+        return [] if connection is None else connection.execute(sql, values).fetchall()
+
+    def _open(self) -> sqlite3.Connection | None:
+        if self._connection is None:
+            self._connection = open_reader(self.path, "SELECT one FROM counter")
+        return self._connection
+
+
+def open_reader(path: Path, sign_of_life: str) -> sqlite3.Connection | None:
+    """Return a read-only connection that never checkpoints, or None while the file is not made yet."""
+    try:
+        connection = sqlite3.connect(
+            f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=5, check_same_thread=False
+        )
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute(sign_of_life)
+    except sqlite3.OperationalError:
+        return None
+    return connection
+
+
+def _read(connection: sqlite3.Connection, after: int, max_rows: int, lane: Lane | None) -> list[Entry]:
+    if lane is None:
+        rows = connection.execute(_SELECT_ALL, (after, max_rows)).fetchall()
+    else:
+        rows = connection.execute(_SELECT_LANE, (int(lane), after, max_rows)).fetchall()
+    entries = []
+    for position, lane_, epoch, seq, body, blob, size, born_s, checksum in rows:
+        intact = checksum == _checksum(lane_, epoch, seq, body, blob)
+        entries.append(Entry(position, Lane(lane_), epoch, seq, body, blob, size, born_s, intact))
+    return entries
+
+
+def _checksum_of(entry: Entry) -> int:
+    return _checksum(entry.lane, entry.epoch, entry.seq, entry.body, entry.blob)
+
+
+def _checksum(lane: int, epoch: str, seq: int, body: bytes, blob: str | None) -> int:
+    return zlib.crc32(body, zlib.crc32(f"{int(lane)} {epoch} {seq} {blob}".encode()))
+
+
+def random_epoch() -> str:
+    """Return 8 random characters of a-z and 0-9."""
+    letters = string.ascii_lowercase + string.digits
+    return "".join(random.SystemRandom().choices(letters, k=8))
+
+
+def take_lock(path: Path) -> int:
+    """Return a descriptor that holds the sole right to write `path`; Locked names the process that has it."""
+    lock = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise Locked(f"{path} is written by process {holder}; stop that one first, or use another state_dir") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Return the one connection that writes and checkpoints `path`: WAL, synchronous=FULL."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+    for pragma in (
+        "page_size = 4096",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+        f"journal_size_limit = {WAL_LIMIT_BYTES}",
+        "secure_delete = off",
+        "cell_size_check = on",
+        "trusted_schema = off",
+        "temp_store = memory",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def create(connection: sqlite3.Connection, schema: str) -> None:
+    """Create the tables in a new file, all or none; NewerSchema if a newer program wrote it."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(f"written by a newer Millrace (schema {version}, this program knows {SCHEMA_VERSION})")
+    if version == 0:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {schema} PRAGMA application_id = {APPLICATION_ID};"
+            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )

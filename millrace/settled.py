@@ -1,0 +1,55 @@
+"""What the sync worker has settled: the shape of `sync.db`, and the gateway's read-only view of it.
+
+Settled means that the cloud has committed it. The account belongs to one epoch of the gateway: positions settled for
+another epoch purge nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from millrace.outbox import Lane, open_reader
+from millrace.ranges import RangeSet
+
+SCHEMA = """
+CREATE TABLE settled (
+    epoch TEXT, lane INTEGER, first INTEGER, last INTEGER NOT NULL, PRIMARY KEY (epoch, lane, first)
+) WITHOUT ROWID;
+CREATE TABLE link (one INTEGER PRIMARY KEY CHECK (one = 1), state TEXT NOT NULL, since_wall_ns INTEGER NOT NULL,
+    last_success_wall_ns INTEGER, rows_per_s REAL NOT NULL);
+INSERT INTO link VALUES (1, 'unknown', 0, NULL, 0);
+"""
+
+
+class SettledReader:
+    """Reads `sync.db` of a sync worker beside us; an absent file has settled nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = open_reader(path, "SELECT one FROM link")
+
+    def read(self, epoch: str) -> dict[Lane, RangeSet]:
+        """Return what is settled in each lane for this epoch of the gateway."""
+        if self._connection is None:
+            self._connection = open_reader(self._path, "SELECT one FROM link")
+        settled: dict[Lane, RangeSet] = {}
+        if self._connection is not None:
+            rows = self._connection.execute("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,))
+            for lane, first, last in rows.fetchall():
+                settled.setdefault(Lane(lane), RangeSet()).add(first, last)
+        return settled
+
+    def highest(self, epoch: str) -> int:
+        """Return the highest position settled for this epoch, 0 for none."""
+        return max((ranges.last() or 0 for ranges in self.read(epoch).values()), default=0)
+
+    def link(self) -> dict[str, object] | None:
+        """Return the link's state as the sync worker last wrote it, or None without one."""
+        if self._connection is None:
+            self._connection = open_reader(self._path, "SELECT one FROM link")
+        if self._connection is None:
+            return None
+        state, since, success, rate = self._connection.execute(
+            "SELECT state, since_wall_ns, last_success_wall_ns, rows_per_s FROM link"
+        ).fetchone()
+        return {"state": state, "since_wall_ns": since, "last_success_wall_ns": success, "rows_per_s": rate}
