@@ -141,7 +141,7 @@ class Drain:
         untold = self._progress.untold()
         minted = self._minted()
         try:
-            answer = self._cloud.submit([self._body(row) for row in rows], minted, [_burial(*row) for row in untold])
+            answer = self._cloud.submit([self._body(row) for row in rows], minted, _burials(untold))
         except Rejected as error:
             if len(rows) == 1:
                 return Answer(0, 0, {0: str(error)})
@@ -175,7 +175,10 @@ class Drain:
         minted, untold = self._minted(), self._progress.untold()
         if minted == self._told_minted and not untold:
             return
-        self._cloud.submit([], minted, [_burial(*row) for row in untold])
+        try:
+            self._cloud.submit([], minted, _burials(untold))
+        except Rejected as error:
+            raise LinkDown(f"the cloud does not take the account of what was minted: {error}") from None
         self._told_minted = minted
         self._progress.told(untold)
         self._came_through()
@@ -216,12 +219,15 @@ def _until_settled(rows: Sequence[Entry], settled: RangeSet) -> list[Entry]:
     return fresh
 
 
-def _burial(_epoch: str, _position: int, body: bytes, reason: str) -> dict[str, Any]:
-    """Return what the cloud is told of a buried row: whose it was, and why it does not come."""
-    try:
-        value = jsontext.parse(body)
-        source, event_id = (value["source"], value["id"]) if isinstance(value, dict) else ("", "")
-        epoch, seq = events.parse_id(event_id)
-        return {"origin": topics.origin_of(source), "epoch": epoch, "seq": seq, "reason": reason}
-    except (ValueError, KeyError):
-        return {"reason": reason}
+def _burials(untold: Sequence[tuple[str, int, bytes, str]]) -> list[dict[str, Any]]:
+    """Return what the cloud is told of buried rows: whose each was, and why it does not come."""
+    told = []
+    for _, position, body, reason in untold:
+        try:
+            value = jsontext.parse(body)
+            source, event_id = (str(value["source"]), str(value["id"])) if isinstance(value, dict) else ("", "")
+            epoch, seq = events.parse_id(event_id)
+            told.append({"origin": topics.origin_of(source), "epoch": epoch, "seq": seq, "reason": reason})
+        except (ValueError, KeyError):
+            log.warning("burial_untold position=%d: its key cannot be read", position)
+    return told

@@ -30,12 +30,12 @@ class BlobStore:
         try:
             for sha256, content in blobs.items():
                 target = self.path(sha256)
-                if target.exists():
-                    continue
                 if not target.parent.exists():
+                    touched |= {self._folder, self._folder.parent}
                     target.parent.mkdir(parents=True, mode=0o700)
-                    touched.add(self._folder)
-                _write_synced(target, content)
+                if not target.exists():
+                    _write_synced(target, content)
+                # Also where the file stands already: a crash may have come between its rename and this sync.
                 touched.add(target.parent)
             for folder in touched:
                 _sync_folder(folder)

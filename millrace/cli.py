@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from millrace import __version__
-from millrace.outbox import Locked, NewerSchema
+from millrace.outbox import Locked, NewerSchema, StorageFailed
 from millrace.settings import ConfigError
 
 EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_TRY_LATER, EXIT_CONFIG = 1, 69, 75, 78
@@ -27,7 +27,7 @@ COMMANDS = {
     "status": ("millrace.status_command", "Show who is on the floor and how they are."),
     "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
 }
-_EXTRA = {"edge_gateway": "gateway", "cloud_sync": "sync", "broker_config": "broker", "device_agent": "camera"}
+_EXTRA = {"agent": "camera", "gateway": "gateway", "sync": "sync", "broker": "broker", "cloud": "cloud"}
 
 
 class _Lazy(click.Group):
@@ -41,7 +41,7 @@ class _Lazy(click.Group):
         try:
             command: click.Command = importlib.import_module(module).command
         except ModuleNotFoundError as error:
-            extra = "demo" if cmd_name == "demo" else _EXTRA.get(module.split(".")[0], "demo")
+            extra = _EXTRA.get(cmd_name, "demo")
             raise click.ClickException(
                 f"`millrace {cmd_name}` needs the package {error.name!r};"
                 f" install it with: pip install 'millrace[{extra}]'"
@@ -56,7 +56,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="millrace")
 def cli() -> None:
-    r"""Vision and sensor inference for factory floors that are often offline.
+    """Vision and sensor inference for factory floors that are often offline.
 
     Agents publish frames and readings to a broker on the floor; the gateway infers, stores and answers there; the sync
     worker drains to the cloud whenever there is a link. Nothing that was admitted is lost silently.
@@ -68,7 +68,7 @@ def cli() -> None:
     Shell completion:      eval "$(_MILLRACE_COMPLETE=bash_source millrace)"   (zsh_source, fish_source)
 
     Exit codes: 0 done, 1 failed, 2 usage, 69 unavailable, 75 try later, 78 bad configuration.
-    """
+    """  # noqa: D301  (\b is click's mark for lines that keep their breaks)
 
 
 def config_option(function: Any) -> Any:
@@ -92,6 +92,6 @@ def main() -> None:
     except NewerSchema as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_CONFIG)
-    except Locked as error:
+    except (Locked, StorageFailed) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_TRY_LATER)

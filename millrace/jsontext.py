@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any
 
 MAX_DEPTH = 16
 MAX_INTEGER_DIGITS = 19
+# Strings, and whatever else is no bracket; possessive, so that no text makes it slow.
+_NOT_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"\[\]{}]++', re.DOTALL)
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
@@ -58,22 +61,9 @@ def _depth(string: str) -> int:
     if string.count("[") + string.count("{") <= MAX_DEPTH:
         return 0
     depth = deepest = 0
-    in_string = escaped = False
-    for char in string:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "]}":
-            depth -= 1
+    for bracket in _NOT_BRACKETS.sub("", string):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
     return deepest
 
 

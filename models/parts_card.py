@@ -93,8 +93,9 @@ Rows are what was there, columns what the model said:
 
 - It knows rendered parts of one drawing. On photographs of real parts its answers mean nothing: train your own.
 - It knows one defect on a part, and one missing screw, not two.
-- The part is whole in the picture, turned by up to 12 degrees; the light 0.8 to 1.2 of nominal, 20 % uneven at most.
-- It was measured on pictures of 640x480. Another shape (16:9) is stretched in another way, and was not measured.
+- The part is whole in the picture, turned by up to 12 degrees; the light is 0.8 to 1.2 of nominal, 20 % uneven at most.
+- It needs pictures of 4:3, and was measured at 640x480. A picture of 16:9 is stretched in another way, and most good
+  parts in it are called scratched.
 - Something that is no part still gets one of the four classes.
 
 ## Make it again

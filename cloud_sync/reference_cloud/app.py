@@ -19,6 +19,7 @@ from millrace.cli import EXIT_UNAVAILABLE, config_option
 from millrace.clock import SystemClock
 
 GRACE_S = 5
+KEEPALIVE_S = 60
 
 
 class AddressTaken(click.ClickException):
@@ -72,8 +73,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise AddressTaken(f"cannot listen on {host} port {port}: {error.strerror}") from None
-    # Taken over by every accepted connection; without it Nagle holds a short answer back for 40 ms.
+    # Every accepted connection takes these over. Without the first, Nagle holds a short answer back for 40 ms; without
+    # the others, a gateway that lost its power in the middle of a request keeps its place for ever.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
     return listener
 
 

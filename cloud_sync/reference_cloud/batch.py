@@ -39,12 +39,24 @@ class BlobRef(BaseModel):
     content_type: Annotated[str, Field(min_length=1, max_length=64)]
 
 
+class _Buried(BaseModel):
+    """An event that its gateway could not get stored here, and gave up."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    origin: Origin
+    epoch: Epoch
+    seq: Annotated[int, Field(ge=1, le=MAX_SEQ)]
+    reason: Annotated[str, Field(max_length=500)]
+
+
 class _Envelope(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     batch: Annotated[str, Field(min_length=1, max_length=64)]
     events: Annotated[list[Any], Field(max_length=MAX_EVENTS)]
     minted: dict[Origin, dict[Epoch, Annotated[int, Field(ge=0, le=MAX_SEQ)]]] = {}
+    buried: Annotated[list[_Buried], Field(max_length=MAX_EVENTS)] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +96,13 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch taken apart. `minted` is how far each origin has minted, by origin and epoch."""
+    """A batch taken apart. `minted` is how far each origin has minted; `buried` is what its gateway gave up."""
 
     id: str
     rows: list[Row]
     rejected: list[Rejection]
     minted: Mapping[str, Mapping[str, int]]
+    buried: list[Declared]
 
 
 def read_batch(body: bytes, gateway: str) -> Batch:
@@ -101,9 +114,9 @@ def read_batch(body: bytes, gateway: str) -> Batch:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise BadBatch(f"{'.'.join(map(str, first['loc'])) or 'batch'}: {first['msg']}") from None
-    for origin in envelope.minted:
+    for origin in [*envelope.minted, *(row.origin for row in envelope.buried)]:
         if origin.startswith("gateway/") and origin != f"gateway/{gateway}":
-            raise BadBatch(f"minted: {origin} is not the gateway of this credential ({gateway})")
+            raise BadBatch(f"minted or buried: {origin} is not the gateway of this credential ({gateway})")
     rows: list[Row] = []
     rejected: list[Rejection] = []
     for index, value in enumerate(envelope.events):
@@ -111,7 +124,8 @@ def read_batch(body: bytes, gateway: str) -> Batch:
             rows.append(_row(index, value, gateway))
         except (_Unfit, events.MalformedEvent) as error:
             rejected.append(Rejection(index, str(error)))
-    return Batch(envelope.batch, rows, rejected, envelope.minted)
+    buried = [Declared(row.origin, row.epoch, row.seq, row.seq, "buried") for row in envelope.buried]
+    return Batch(envelope.batch, rows, rejected, envelope.minted, buried)
 
 
 def _row(index: int, value: object, gateway: str) -> Row:

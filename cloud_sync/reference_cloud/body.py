@@ -32,7 +32,8 @@ async def read_body(request: Request, max_bytes: int, silence_s: float) -> bytes
             if len(body) > max_bytes:
                 raise _too_large(max_bytes)
     except TimeoutError:
-        raise HTTPException(408, f"no byte of the body came for {silence_s:g} s") from None
+        gone = {"Connection": "close"}
+        raise HTTPException(408, f"no byte of the body came for {silence_s:g} s", gone) from None
 
 
 def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:

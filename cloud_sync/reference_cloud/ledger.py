@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import get_args
 
 from cloud_sync.reference_cloud.audit import Range, Stream, frontier
-from cloud_sync.reference_cloud.batch import Rejection, Row
-from cloud_sync.reference_cloud.lock import take_lock
+from cloud_sync.reference_cloud.batch import Declared, Rejection, Row
 from millrace.events import RESULT, Disposition
-from millrace.outbox import NewerSchema, StorageFailed
+from millrace.outbox import NewerSchema, StorageFailed, open_writer, take_lock
 from millrace.ranges import RangeSet
 
 APPLICATION_ID = 0x4D494C43  # "MILC"
@@ -29,15 +28,6 @@ HELD = "held"
 FOREVER = 2**62  # above every seq
 KINDS: tuple[str, ...] = (HELD, *get_args(Disposition))
 
-_PRAGMAS = (
-    "journal_mode = WAL",
-    "synchronous = FULL",
-    "secure_delete = off",
-    f"journal_size_limit = {8 << 20}",
-    "cell_size_check = on",
-    "trusted_schema = off",
-    "temp_store = memory",
-)
 # A stream's id counts up, so it is also the order in which epochs were first heard of.
 _SCHEMA = f"""
 CREATE TABLE stream (
@@ -112,7 +102,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = path
         self._mutex = threading.Lock()
-        self._lock = take_lock(path.with_name(path.name + ".lock"))
+        self._lock = take_lock(path)
         try:
             self._connection = _open(path)
         except BaseException:
@@ -127,7 +117,14 @@ class Ledger:
 
     # --- writing
 
-    def ingest(self, site: str, rows: Iterable[Row], minted: Mapping[str, Mapping[str, int]], arrived_ns: int) -> Tally:
+    def ingest(
+        self,
+        site: str,
+        rows: Iterable[Row],
+        minted: Mapping[str, Mapping[str, int]],
+        arrived_ns: int,
+        buried: Iterable[Declared] = (),
+    ) -> Tally:
         """Store what is new, with what it declares, in one transaction; StorageFailed if none of it counts."""
         accepted = duplicates = 0
         conflicts: list[Rejection] = []
@@ -147,6 +144,9 @@ class Ledger:
                     duplicates += 1
                 else:
                     conflicts.append(_conflict(row))
+            for said in buried:
+                about = self._stream(ids, site, said.origin, said.epoch)
+                spans.setdefault((about, said.disposition), RangeSet()).add(said.first, said.last)
             for (stream, kind), ranges in spans.items():
                 self._merge(stream, kind, ranges)
             for origin, epochs in minted.items():
@@ -312,10 +312,11 @@ def _conflict(row: Row) -> Rejection:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
+        connection = open_writer(path)
+    except sqlite3.Error as error:
+        raise StorageFailed(f"{path}: {error}") from error
+    try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise NewerSchema(f"{path} was written by a newer Millrace (schema {version}, known is {SCHEMA_VERSION})")

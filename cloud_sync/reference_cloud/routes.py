@@ -82,7 +82,7 @@ class Api:
         rejected = [*batch.rejected, *self._without_picture(site, batch.rows)]
         unfit = {rejection.index for rejection in rejected}
         rows = [row for row in batch.rows if row.index not in unfit]
-        tally = self._ledger.ingest(site, rows, batch.minted, self._clock.now().wall_ns)
+        tally = self._ledger.ingest(site, rows, batch.minted, self._clock.now().wall_ns, batch.buried)
         for conflict in tally.conflicts:
             log.warning("conflict site=%s gateway=%s %s", site, gateway, conflict.reason)
         rejected = sorted([*rejected, *tally.conflicts], key=lambda rejection: rejection.index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import socket
 import threading
 from typing import Any
 
@@ -62,6 +63,8 @@ class Web:
     def run(self) -> None:
         """Serve until interrupted; OSError if the port is taken."""
         sock = self._server.config.bind_socket()
+        # asyncio sets it only on sockets that name their protocol; accepted ones inherit it from this one.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = sock.getsockname()[1]
         log.info("http_ready url=http://%s:%d", self._settings.http.host, self.port)
         self.ready.set()

@@ -1,0 +1,1 @@
+"""The whole line on one machine, with a link that is really cut: a plant's own programs, and a strict account."""
