@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from millrace.blobs import make_folder
 from millrace.outbox import Entry, Lane, StorageFailed, create, open_writer, take_lock
 from millrace.ranges import RangeSet
 from millrace.settled import SCHEMA
@@ -23,15 +25,21 @@ class Progress:
     """The account for one gateway. One thread uses it."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create it. Errors: Locked, NewerSchema."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
         self._path = path
-        self._lock = take_lock(path)
-        self._connection = open_writer(path)
-        create(self._connection, SCHEMA + _BURIED)
         self._settled: dict[tuple[str, Lane], RangeSet] = {}
-        for epoch, lane, first, last in self._connection.execute("SELECT * FROM settled").fetchall():
-            self.settled(epoch, Lane(lane)).add(first, last)
+        with ExitStack() as undo:
+            try:
+                make_folder(path.parent)
+                undo.callback(os.close, take_lock(path))
+                self._connection = open_writer(path)
+                undo.callback(self._connection.close)
+                create(self._connection, SCHEMA + _BURIED)
+                for epoch, lane, first, last in self._connection.execute("SELECT * FROM settled").fetchall():
+                    self.settled(epoch, Lane(lane)).add(first, last)
+            except (OSError, sqlite3.OperationalError) as error:
+                raise StorageFailed(f"{path}: {error}") from error
+            self._close = undo.pop_all().close
 
     def settled(self, epoch: str, lane: Lane) -> RangeSet:
         """Return what is settled in a lane for an epoch of the gateway."""
@@ -39,11 +47,9 @@ class Progress:
 
     def settle(self, epoch: str, lane: Lane, first: int, last: int, buried: Sequence[tuple[Entry, str]] = ()) -> None:
         """Note that the cloud has committed these positions, but for the buried ones, whose bytes are kept here."""
-        ranges = self.settled(epoch, lane)
-        after = RangeSet(ranges)
+        after = RangeSet(self.settled(epoch, lane))
         after.add(first, last)
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._connection.execute("DELETE FROM settled WHERE epoch = ? AND lane = ?", (epoch, int(lane)))
             self._connection.executemany(
                 "INSERT INTO settled VALUES (?, ?, ?, ?)", [(epoch, int(lane), low, high) for low, high in after]
@@ -52,11 +58,6 @@ class Progress:
                 "INSERT OR REPLACE INTO buried VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
                 [(epoch, e.position, int(lane), e.epoch, e.seq, reason[:500], e.body) for e, reason in buried],
             )
-            self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise StorageFailed(f"{self._path}: {error}") from error
         self._settled[epoch, lane] = after
 
     def untold(self) -> list[tuple[str, int, bytes, str]]:
@@ -67,19 +68,33 @@ class Progress:
 
     def told(self, rows: Sequence[tuple[str, int, bytes, str]]) -> None:
         """Note that the cloud has been told of these."""
-        self._connection.executemany(
-            "UPDATE buried SET told = 1 WHERE epoch = ? AND position = ?", [(row[0], row[1]) for row in rows]
-        )
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE buried SET told = 1 WHERE epoch = ? AND position = ?", [(row[0], row[1]) for row in rows]
+            )
 
     def note_link(self, state: str, wall_ns: int, rows_per_s: float) -> None:
         """Write the link's state for those who read this file."""
-        self._connection.execute(
-            "UPDATE link SET since_wall_ns = CASE state WHEN ? THEN since_wall_ns ELSE ? END, state = ?,"
-            " last_success_wall_ns = CASE ? WHEN 'up' THEN ? ELSE last_success_wall_ns END, rows_per_s = ?",
-            (state, wall_ns, state, state, wall_ns, rows_per_s),
-        )
+        with self._transaction():
+            self._connection.execute(
+                "UPDATE link SET since_wall_ns = CASE state WHEN ? THEN since_wall_ns ELSE ? END, state = ?,"
+                " last_success_wall_ns = CASE ? WHEN 'up' THEN ? ELSE last_success_wall_ns END, rows_per_s = ?",
+                (state, wall_ns, state, state, wall_ns, rows_per_s),
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit all that is done inside, or nothing; StorageFailed if the disk refuses."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise StorageFailed(f"{self._path}: {error}") from error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file and give the lock back."""
-        self._connection.close()
-        os.close(self._lock)
+        self._close()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agent.settings import EncodeSettings
-from device_agent.sources.source import Picture
+from device_agent.sources.source import Picture, Unencodable
 from millrace import images
 
 THUMBNAIL_WIDTH_PX = 32
@@ -19,10 +19,6 @@ _SMALLEST_SIDE_PX = 16
 _MAX_SHRINKS = 8
 
 Pixels = NDArray[np.uint8]
-
-
-class Unencodable(ValueError):
-    """A picture that cannot be sent: damaged, or too big for its budget. Drop it and count it."""
 
 
 class Encoded(NamedTuple):

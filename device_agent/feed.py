@@ -8,11 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
-from device_agent.encode import Unencodable, encode
 from device_agent.gate import Gate, signature
 from device_agent.settings import Channel
 from device_agent.sources.opening import open_source
-from device_agent.sources.source import Capture, Picture, Reading, Source, SourceFailed, SourceFinished
+from device_agent.sources.source import Capture, Picture, Reading, Source, SourceFailed, SourceFinished, Unencodable
 from device_agent.spool import Admission
 from millrace import events, images
 from millrace.clock import Clock
@@ -112,6 +111,8 @@ class Feed:
     def _admission(self, capture: Capture) -> Admission:
         content = capture.content
         if isinstance(content, Picture):
+            from device_agent.encode import encode
+
             encoded = encode(content, self._settings.encode)
             picture = images.bare(encoded.payload)
             return Admission(

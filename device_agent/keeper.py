@@ -166,10 +166,10 @@ class Keeper:
         if self._sender.resend_due(now_s):
             log.info("resend_begun held=%d", self._spool.held_rows)
             self._said_s = float("-inf")
-        while self._sender.budget_bytes(now_s) > 0:
+        while self._sender.budget_bytes() > 0:
             entries = self._spool.read(self._sender.cursor, SEND_ROWS)
             for entry in entries:
-                if self._sender.budget_bytes(now_s) <= 0:
+                if self._sender.budget_bytes() <= 0:
                     return
                 parcel = self._spool.parcel(entry)
                 if parcel is None:

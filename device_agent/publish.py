@@ -26,8 +26,7 @@ class Sender:
         """Begin anew: what was in flight on the old connection may or may not have arrived."""
         self._connected = True
         self._gateways.clear()
-        self._rewind(now_s)
-        self._greeted = False
+        self._await_greeting(now_s)
 
     def disconnected(self) -> None:
         """Stop sending."""
@@ -42,8 +41,7 @@ class Sender:
         if self._gateways.get(name) == session:
             return False
         self._gateways[name] = session
-        self._rewind(now_s)
-        self._greeted = False
+        self._await_greeting(now_s)
         return True
 
     @property
@@ -51,15 +49,13 @@ class Sender:
         """Whether we are connected and a gateway is online."""
         return self._connected and bool(self._gateways)
 
-    def budget_bytes(self, now_s: float) -> int:
+    def budget_bytes(self) -> int:
         """Return how many bytes may be sent now; 0 or less for none.
 
         On a new connection or gateway session the first receipt is waited for: it says what is already there, and
         whether this spool was set back.
         """
-        if not self.far_side_known:
-            return 0
-        if not self._greeted and now_s - self._progress_s < self._resend_after_s:
+        if not self.far_side_known or not self._greeted:
             return 0
         return self.window_bytes - self.in_flight_bytes
 
@@ -93,7 +89,10 @@ class Sender:
             self._rewind(now_s)
 
     def resend_due(self, now_s: float) -> bool:
-        """Say whether nothing has moved for too long; if so, everything unreceipted is due again, with backoff."""
+        """Say whether nothing has moved for too long; if so, everything unreceipted is due again, with backoff.
+
+        So is our own word: a gateway that hears it answers with a receipt.
+        """
         waiting = bool(self.in_flight) or not self._greeted or self.window_bytes <= 0
         if not self.far_side_known or not waiting or now_s - self._progress_s < self._wait_s:
             return False
@@ -101,6 +100,11 @@ class Sender:
         self.window_bytes = max(self.window_bytes, 1)
         self._rewind(now_s)
         return True
+
+    def _await_greeting(self, now_s: float) -> None:
+        self._greeted = False
+        self._wait_s = self._resend_after_s
+        self._rewind(now_s)
 
     def _rewind(self, now_s: float) -> None:
         self.in_flight.clear()

@@ -16,6 +16,8 @@ from millrace.outbox import Draft, Entry, Lane, Outbox
 
 log = logging.getLogger(__name__)
 
+REKEY_ROWS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -58,8 +60,8 @@ class Spool:
         self._max_bytes, self._min_free_bytes = settings.spool.max_bytes, settings.spool.min_free_bytes
         folder = self._folder = settings.state_dir
         self._outbox = Outbox(folder / "spool.db", BlobStore(folder / "frames"), machine_id)
-        self._opened_at_seq = self._outbox.next_seq
         self._offsets = self._find_offsets()
+        self._young_from_seq = self._note_young()
 
     def close(self) -> None:
         """Close the file; what it holds stays."""
@@ -93,8 +95,8 @@ class Spool:
     def admit(self, admissions: Sequence[Admission]) -> list[Entry]:
         """Keep all of them in one transaction; when this returns they are promised. StorageFailed: none is."""
         pictures = {hashlib.sha256(a.picture).hexdigest(): a.picture for a in admissions if a.picture is not None}
-        self._outbox.blobs.put(pictures)
         with self._outbox.transaction():
+            self._outbox.put_pictures(pictures)
             return self._append([self._draft(admission, self._outbox.mint()) for admission in admissions])
 
     def read(self, after: int, max_rows: int) -> list[Entry]:
@@ -105,7 +107,11 @@ class Spool:
         """Return the entry as it travels, or None if it can no longer be read as it was written: bury it."""
         if not entry.intact:
             return None
-        event = events.from_json(jsontext.parse(entry.body)).with_base(self._base(entry.epoch))  # type: ignore[arg-type]
+        try:
+            event = events.decode_json(entry.body, len(entry.body)).with_base(self._base(entry.epoch))
+        except events.MalformedEvent as error:
+            log.error("entry_malformed epoch=%s seq=%d error=%s", entry.epoch, entry.seq, error)
+            return None
         kind = _KIND_OF_TYPE[event.type]
         channel = event.key.source.rsplit("/", 1)[1]
         if entry.blob is None:
@@ -119,18 +125,20 @@ class Spool:
 
     def bury(self, entry: Entry, reason: str) -> None:
         """Give up an entry that cannot be sent, and say so: a ledger record takes its place."""
-        log.error("entry_lost epoch=%s seq=%d reason=%r", entry.epoch, entry.seq, reason)
+        epoch, seq = self._key_of(entry)
+        log.error("entry_lost epoch=%s seq=%d reason=%r", epoch, seq, reason)
         with self._outbox.transaction():
             self._outbox.forget([entry.position])
-            self._append([self._ledger(entry.epoch, entry.seq, entry.seq, "lost", reason)])
+            self._append([self._ledger(epoch, seq, seq, "lost", reason)])
 
     def settle(self, epoch: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Forget what a receipt covers; return the position ranges. Seqs never minted are not ours to forget."""
-        offset = self._offsets.get(epoch)
-        if offset is None:
-            return []
-        positions = [(first + offset, last + offset) for first, last in ranges]
+        offset, minted = self._offsets.get(epoch, 0), self._outbox.minted().get(epoch, 0)
+        ours = [(max(first, 1), min(last, minted)) for first, last in ranges]
+        positions = [(first + offset, last + offset) for first, last in ours if first <= last]
         with self._outbox.transaction():
+            if epoch == self.epoch:
+                self._outbox.connection.execute("DELETE FROM meta WHERE key = 'young_from'")
             for first, last in positions:
                 self._outbox.forget_range(first, last)
         return positions
@@ -140,16 +148,17 @@ class Spool:
         return epoch == self.epoch and any(last >= self._outbox.next_seq for _, last in ranges)
 
     def begin_epoch(self, reason: str) -> None:
-        """Begin a new epoch, and give new keys to what was minted since this process opened the spool."""
-        old, opened_at = self.epoch, self._opened_at_seq
+        """Begin a new epoch, and give new keys to what is young: minted since the spool was opened as it was set back.
+
+        All in one transaction: what kept its old key would be taken for a repeat, and lost.
+        """
+        old = self.epoch
         log.warning("epoch_begun reason=%r old=%s", reason, old)
-        young = [entry for entry in self._outbox.read(0, 1 << 30) if entry.epoch == old and entry.seq >= opened_at]
-        self._outbox.new_epoch(reason)
-        self._opened_at_seq = 1
         with self._outbox.transaction():
-            for entry in young:
-                self._outbox.forget([entry.position])
-            self._append([self._rekeyed(entry) for entry in young])
+            self._outbox.new_epoch(reason)
+            if old in self._offsets:
+                self._rekey(self._offsets[old] + self._young_from_seq - 1)
+        self._young_from_seq = 1
 
     # --- inside
 
@@ -186,17 +195,49 @@ class Spool:
         }
         return self._draft(Admission("ledger", events.LEDGER, self._clock.now(), data), self._outbox.mint())
 
+    def _rekey(self, after: int) -> None:
+        last = self._outbox.next_position - 1
+        while entries := [entry for entry in self._outbox.read(after, REKEY_ROWS) if entry.position <= last]:
+            after = entries[-1].position
+            sound = [entry for entry in entries if entry.intact]
+            # Appended before the old rows go: their pictures never lack a row.
+            self._append([self._rekeyed(entry) for entry in sound])
+            self._outbox.forget([entry.position for entry in sound])
+
     def _rekeyed(self, entry: Entry) -> Draft:
         seq = self._outbox.mint()
-        body: dict[str, object] = jsontext.parse(entry.body)  # type: ignore[assignment]
+        body: dict[str, object] = jsontext.parse(entry.body, len(entry.body))  # type: ignore[assignment]
         body["id"] = f"{self.epoch}-{seq}"
-        picture = self._outbox.blobs.get(entry.blob) if entry.blob else None
-        return Draft(entry.lane, self.epoch, seq, jsontext.dump(body), entry.blob, len(picture or b""))
+        return Draft(entry.lane, self.epoch, seq, jsontext.dump(body), entry.blob)
+
+    def _note_young(self) -> int:
+        """Return the seq from which on this epoch's rows are younger than the last gateway's receipt, over restarts.
+
+        Should a receipt show that the spool was set back, their seqs belong to other events.
+        """
+        connection = self._outbox.connection
+        row = connection.execute("SELECT value FROM meta WHERE key = 'young_from'").fetchone()
+        if row is not None and row[0].startswith(f"{self.epoch}-"):
+            return events.parse_id(row[0])[1]
+        with self._outbox.transaction():
+            value = f"{self.epoch}-{self._outbox.next_seq}"
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('young_from', ?)", (value,))
+        return self._outbox.next_seq
+
+    def _key_of(self, entry: Entry) -> tuple[str, int]:
+        """Return an entry's epoch and seq; its position tells them even where the row itself is damaged."""
+        minted = self._outbox.minted()
+        for epoch, offset in self._offsets.items():
+            if 1 <= entry.position - offset <= minted.get(epoch, 0):
+                return epoch, entry.position - offset
+        return entry.epoch, entry.seq
 
     def _base(self, epoch: str) -> int:
-        """Return the lowest seq of an epoch that is still held."""
+        """Return the lowest seq that is still held of an epoch which has a row."""
         offset = self._offsets[epoch]
-        return self._outbox.read(offset, 1)[0].position - offset
+        lowest = self._outbox.first_position(offset)
+        assert lowest is not None
+        return lowest - offset
 
     def _find_offsets(self) -> dict[str, int]:
         """Return what to add to a seq of each epoch to get its position: an epoch's rows are appended without gaps."""
@@ -205,6 +246,8 @@ class Spool:
         after = 0
         while found := self._outbox.read(after, 1):
             entry = found[0]
-            offsets[entry.epoch] = entry.position - entry.seq
-            after = offsets[entry.epoch] + minted.get(entry.epoch, entry.seq)
+            after = entry.position
+            if entry.intact:
+                offsets[entry.epoch] = entry.position - entry.seq
+                after = offsets[entry.epoch] + minted[entry.epoch]
         return offsets

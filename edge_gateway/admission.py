@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from edge_gateway.prediction import Prediction
-from millrace import clock, events, images, jsontext, topics
+from millrace import bare_readings, clock, events, images, jsontext, topics
 from millrace.events import MalformedEvent
 
 
@@ -122,8 +122,9 @@ def _believable(prefix: str, topic: topics.Topic, event: events.Event, type_: st
 
 
 def _bare_readings(topic: topics.Topic, payload: bytes, now: clock.Instant, redelivered: bool) -> list[Arrived]:
+    readings = bare_readings.parse(payload, len(payload), now_s=now.wall_ns / 1e9)
     arrived = []
-    for number, (time_s, values) in enumerate(events.parse_bare_readings(payload, len(payload))):
+    for number, (time_s, values) in enumerate(readings):
         instant = now if time_s is None else clock.Instant(int(time_s * 1e9), now.boot_id, now.uptime_ns)
         digest = sha256(payload + b"#%d" % number).hexdigest()
         arrived.append(

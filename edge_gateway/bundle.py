@@ -13,6 +13,7 @@ from millrace.settings import ConfigError, Section, load
 
 MANIFEST = "manifest.yaml"
 MAX_MODEL_BYTES = 512 << 20
+MAX_LABEL_CHARS = 128
 
 
 class InputSettings(Section):
@@ -94,8 +95,8 @@ def load_bundle(folder: Path) -> Bundle:
     if found != manifest.sha256:
         raise ConfigError([f"{path}: sha256: {file.name} has {found}; it was changed or half copied: copy it again"])
     labels = manifest.labels if manifest.labels is not None else _read_labels(folder / str(manifest.labels_file))
-    if not labels or len(set(labels)) != len(labels) or not all(0 < len(label) <= 64 for label in labels):
-        raise ConfigError([f"{path}: labels: must be different from one another, 1 to 64 characters each"])
+    if not labels or not all(0 < len(label) <= MAX_LABEL_CHARS for label in labels):
+        raise ConfigError([f"{path}: labels: one for each output, 1 to {MAX_LABEL_CHARS} characters each"])
     unknown = [label for label in manifest.ok_labels if label not in labels]
     if unknown:
         raise ConfigError([f"{path}: ok_labels: {unknown[0]!r} is none of the labels"])

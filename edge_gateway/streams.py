@@ -34,12 +34,7 @@ class Stream:
 
     def gaps_below(self, base: int) -> list[tuple[int, int]]:
         """Return what is not accounted for below `base`, the lowest seq that the device still holds: it cannot come."""
-        return [
-            gap
-            for first, last in [(self.watermark + 1, base - 1)]
-            if first <= last
-            for gap in self.ahead.gaps(first, last)
-        ]
+        return self.ahead.gaps(self.watermark + 1, base - 1)
 
     def receipt_ranges(self) -> list[list[int]]:
         """Return the cumulative ranges that a receipt lists, lowest first."""

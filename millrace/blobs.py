@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,33 +22,34 @@ class BlobStore:
         """Return where the blob of this digest lies, whether it is there or not."""
         return self._folder / sha256[:2] / sha256[2:]
 
-    def put(self, blobs: Mapping[str, bytes]) -> None:
-        """Write and sync each blob that is not there yet, and then the folders that name them.
+    def put(self, blobs: Mapping[str, bytes]) -> set[str]:
+        """Write and sync each blob that is not there yet, and then the folders that name them; return the new ones.
 
-        Errors: StorageFailed; a picture that was half written leaves nothing behind.
+        Errors: StorageFailed; then none of the new ones is left behind.
         """
-        touched: set[Path] = set()
+        new: set[str] = set()
         try:
             for sha256, content in blobs.items():
                 target = self.path(sha256)
-                if not target.parent.exists():
-                    touched |= {self._folder, self._folder.parent}
-                    target.parent.mkdir(parents=True, mode=0o700)
                 if not target.exists():
+                    make_folder(target.parent)
                     _write_synced(target, content)
-                # Also where the file stands already: a crash may have come between its rename and this sync.
-                touched.add(target.parent)
-            for folder in touched:
+                    new.add(sha256)
+            for folder in {self.path(sha256).parent for sha256 in new}:
                 _sync_folder(folder)
         except OSError as error:
+            self.discard(new)
             raise StorageFailed(f"{self._folder}: {error.strerror}") from error
+        return new
 
     def get(self, sha256: str) -> bytes | None:
-        """Return the blob, or None if it is not (or no longer) there."""
+        """Return the blob, or None if it is not (or no longer) there, or the disk cannot read it any more."""
         try:
             return self.path(sha256).read_bytes()
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EIO):
+                return None
+            raise
 
     def discard(self, digests: Iterable[str]) -> None:
         """Unlink blobs whose last row is gone; one that is already missing is no error."""
@@ -58,6 +60,15 @@ class BlobStore:
         """Yield the digest of each file, half-written leftovers of a crash included (their names fit no row)."""
         for file in self._folder.glob("??/*"):
             yield file.parent.name + file.name
+
+
+def make_folder(folder: Path, mode: int = 0o700) -> None:
+    """Make a folder and those above it, where they are missing, their names on stable storage too. Errors: OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, 0o777)
+    folder.mkdir(mode, exist_ok=True)
+    _sync_folder(folder.parent)
 
 
 def _write_synced(target: Path, content: bytes) -> None:

@@ -35,10 +35,6 @@ EPOCH_CHARS = 8
 _SEQ_MAX = 10**18 - 1
 _ID = re.compile(r"([a-z0-9]{8})-([1-9][0-9]{0,17})\Z")
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}\Z")
-_SENML_ABSOLUTE_FROM_S = 2**28
-_SENML_UNTIL_S = 2**33
-_SENML_TYPES = {"bn": str, "bt": float, "bu": str, "bv": float, "bver": float, "n": str, "t": float, "u": str}
-_SENML_VALUES = {"v": float, "vs": str, "vb": bool}
 
 Scalar = float | int | str | bool
 Disposition = Literal["lost", "shed", "buried", "aggregated", "local", "unproven"]
@@ -301,85 +297,9 @@ def _is_scalar(value: object) -> bool:
     return isinstance(value, int) and abs(value) < 10**jsontext.MAX_INTEGER_DIGITS
 
 
-def parse_bare_readings(
-    payload: bytes, max_bytes: int = 1 << 20, *, now_s: float | None = None
-) -> list[tuple[float | None, dict[str, Scalar]]]:
-    """Return the readings of a payload without a key: flat JSON, or SenML (RFC 8428), one reading for each moment.
-
-    Each is (seconds since 1970 or None for "now", values); MalformedEvent for anything else. A SenML time relative to
-    now counts from `now_s`; without it, each such moment is a reading of its own for "now".
-    """
-    try:
-        value = jsontext.parse(payload, max_bytes)
-        if isinstance(value, dict):
-            return [(None, dict(check_reading(value)))]
-        if isinstance(value, list):
-            return _senml(value, now_s)
-    except ValueError as error:
-        raise MalformedEvent(str(error)) from None
-    raise MalformedEvent('a reading is flat JSON such as {"temperature_c": 41.2}, or SenML')
-
-
 def is_structured(payload: bytes) -> bool:
     """Say whether a JSON payload claims to be a CloudEvent."""
     return payload.lstrip()[:1] == b"{" and b'"specversion"' in payload
-
-
-def _senml(records: list[Any], now_s: float | None) -> list[tuple[float | None, dict[str, Scalar]]]:
-    base: dict[str, Any] = {}
-    moments: dict[float, dict[str, Scalar]] = {}
-    for record in records:
-        _check_senml_record(record)
-        base.update({name: record[name] for name in ("bn", "bt", "bu", "bv") if name in record})
-        label = next((label for label in _SENML_VALUES if label in record), None)
-        if label is None:
-            if "s" in record:
-                raise ValueError("SenML s is not understood without a value")
-            continue
-        value = record[label] + base.get("bv", 0) if label == "v" else record[label]
-        name = re.sub(r"[^A-Za-z0-9_.:-]", "_", base.get("bn", "") + record.get("n", ""))
-        unit = record.get("u", base.get("bu"))
-        time_s = base.get("bt", 0) + record.get("t", 0)
-        moment = moments.setdefault(time_s, {})
-        for key, entry in ((name, value), (f"{name}_unit", unit)):
-            if entry is None:
-                continue
-            if key in moment:
-                raise ValueError(f"{key[:80]!r} stands twice for one moment")
-            moment[key] = entry
-    if not moments:
-        raise ValueError("a SenML pack without a value")
-    return [(_senml_moment(time_s, now_s), dict(check_reading(values))) for time_s, values in moments.items()]
-
-
-def _check_senml_record(record: object) -> None:
-    if not isinstance(record, dict):
-        raise ValueError("a SenML pack is a list of objects")
-    for label, type_ in (_SENML_TYPES | _SENML_VALUES).items():
-        if label in record and not _is_senml(record[label], type_):
-            raise ValueError(f"SenML {label} is of the wrong type")
-    if record.get("bver", 10) != 10:
-        raise ValueError("SenML version is not 10")
-    if sum(label in record for label in (*_SENML_VALUES, "vd")) > 1:
-        raise ValueError("a SenML record has one value")
-    strange = next((label for label in record if label.endswith("_") or label == "vd"), None)
-    if strange is not None:
-        raise ValueError(f"SenML {strange[:40]} is not understood")
-
-
-def _is_senml(value: object, type_: type) -> bool:
-    if type_ is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, type_)
-
-
-def _senml_moment(time_s: float, now_s: float | None) -> float | None:
-    """Return seconds since 1970 of a SenML time, which below 2**28 is relative to now."""
-    if not -_SENML_ABSOLUTE_FROM_S < time_s < _SENML_UNTIL_S:
-        raise ValueError(f"time {time_s} is neither near now nor between 1978 and 2242")
-    if time_s >= _SENML_ABSOLUTE_FROM_S:
-        return time_s
-    return None if now_s is None else now_s + time_s
 
 
 def _json_object(payload: bytes, max_bytes: int) -> dict[str, Any]:

@@ -14,13 +14,14 @@ import sqlite3
 import string
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from millrace.blobs import BlobStore, StorageFailed
+from millrace.blobs import BlobStore, StorageFailed, make_folder
 
 __all__ = [
     "Draft",
@@ -113,7 +114,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row. `intact` is False where its checksum does not fit: it must not be sent, only declared lost."""
+    """One row. `intact` is False where its checksum does not fit: it must not be sent, only declared lost.
+
+    Of a damaged row nothing but its position can be believed.
+    """
 
     position: int
     lane: Lane
@@ -134,14 +138,31 @@ class Outbox:
 
         Errors: Locked, NewerSchema, StorageFailed, sqlite3.DatabaseError (the file is no database).
         """
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = path
         self.blobs = blobs
-        self._lock = take_lock(path)
-        self.connection = open_writer(path)
-        create(self.connection, _SCHEMA + schema)
-        self._discard: set[str] = set()
         self.epoch, self.next_seq = "", 1
+        self._discard: set[str] = set()
+        self._new_pictures: set[str] = set()
+        self._age_origin_s: float | None = None
+        with ExitStack() as undo:
+            try:
+                make_folder(path.parent)
+                undo.callback(os.close, take_lock(path))
+                self.connection = open_writer(path)
+                undo.callback(self.connection.close)
+                create(self.connection, _SCHEMA + schema)
+                self._load_counters()
+                self._load_epoch(machine_id)
+                self._collect_orphans()
+            except (OSError, sqlite3.OperationalError) as error:
+                raise StorageFailed(f"{path}: {error}") from error
+            self._close = undo.pop_all().close
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        self._close()
+
+    def _load_counters(self) -> None:
         self.next_position: int
         self.held_rows: int
         self.held_bytes: int
@@ -149,14 +170,6 @@ class Outbox:
             "SELECT next_position, held_rows, held_bytes, age_s FROM counter"
         ).fetchone()
         self._age_s = float(age_s)
-        self._age_origin_s: float | None = None
-        self._load_epoch(machine_id)
-        self._collect_orphans()
-
-    def close(self) -> None:
-        """Close the file and give the lock back."""
-        self.connection.close()
-        os.close(self._lock)
 
     # --- epochs
 
@@ -172,15 +185,16 @@ class Outbox:
 
     def new_epoch(self, reason: str, machine_id: str | None = None) -> str:
         """Begin a new epoch: from now on seqs count from 1 under a new name. Return the name."""
-        epoch = random_epoch()
         with self.transaction():
+            self._save_counters()
+            self.epoch, self.next_seq = random_epoch(), 1
             self.connection.execute(
-                "INSERT INTO own_epoch SELECT ?, coalesce(max(number), 0) + 1, 1, ? FROM own_epoch", (epoch, reason)
+                "INSERT INTO own_epoch SELECT ?, coalesce(max(number), 0) + 1, 1, ? FROM own_epoch",
+                (self.epoch, reason),
             )
             if machine_id is not None:
                 self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (machine_id,))
-        self.epoch, self.next_seq = epoch, 1
-        return epoch
+        return self.epoch
 
     def minted(self) -> dict[str, int]:
         """Return, for each of our own epochs, the highest seq given out (0 for none yet)."""
@@ -192,28 +206,38 @@ class Outbox:
     def transaction(self) -> Iterator[None]:
         """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses.
 
-        Pictures whose last row went are unlinked after the commit.
+        Inside another transaction it is a part of that one. Pictures whose last row went are unlinked after the commit.
         """
-        before = (self.next_position, self.held_rows, self.held_bytes, self.next_seq)
+        inside = self.connection.in_transaction
+        if inside:
+            yield
+            return
+        before = self._state()
+        committed = False
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             yield
-            if before != (self.next_position, self.held_rows, self.held_bytes, self.next_seq):
+            if before != self._state():
                 self._save_counters()
             self.connection.execute("COMMIT")
-        except BaseException as error:
-            self._roll_back(before)
-            if isinstance(error, sqlite3.OperationalError):
-                raise StorageFailed(f"{self.path}: {error}") from error
-            raise
-        gone, self._discard = self._discard, set()
-        self.blobs.discard(gone)
+            committed = True
+        except sqlite3.OperationalError as error:
+            raise StorageFailed(f"{self.path}: {error}") from error
+        finally:
+            if not committed:
+                self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes = before
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+            unwanted = self._discard if committed else self._new_pictures
+            self._discard, self._new_pictures = set(), set()
+            self.blobs.discard(unwanted)
 
-    def _roll_back(self, before: tuple[int, int, int, int]) -> None:
-        if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
-        self.next_position, self.held_rows, self.held_bytes, self.next_seq = before
-        self._discard.clear()
+    def _state(self) -> tuple[str, int, int, int, int]:
+        return self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes
+
+    def put_pictures(self, pictures: Mapping[str, bytes]) -> None:
+        """Store pictures by digest for drafts of the present transaction; if it fails, the new ones go again."""
+        self._new_pictures |= self.blobs.put(pictures)
 
     def mint(self) -> int:
         """Give out the next seq of the present epoch inside the present transaction; it counts only if that commits."""
@@ -254,7 +278,7 @@ class Outbox:
         for position in positions:
             gone += self._account_for(
                 self.connection.execute(
-                    "DELETE FROM entry WHERE position = ? RETURNING bytes, blob", (position,)
+                    "DELETE FROM entry WHERE position = ? RETURNING CAST(bytes AS INTEGER), blob", (position,)
                 ).fetchall()
             )
         return gone
@@ -262,7 +286,7 @@ class Outbox:
     def forget_range(self, first: int, last: int) -> int:
         """Delete the rows from position `first` to `last` inside the present transaction; return how many."""
         rows = self.connection.execute(
-            "DELETE FROM entry WHERE position BETWEEN ? AND ? RETURNING bytes, blob", (first, last)
+            "DELETE FROM entry WHERE position BETWEEN ? AND ? RETURNING CAST(bytes AS INTEGER), blob", (first, last)
         ).fetchall()
         return self._account_for(rows)
 
@@ -323,17 +347,12 @@ class Outbox:
         """Return up to `max_rows` entries in order, positions above `after`, of one lane or of all."""
         return _read(self.connection, after, max_rows, lane)
 
-    def first_position(self) -> int | None:
-        """Return the lowest position held, or None."""
-        found: int | None = self.connection.execute("SELECT min(position) FROM entry").fetchone()[0]
+    def first_position(self, after: int = 0) -> int | None:
+        """Return the lowest position held above `after`, or None."""
+        found: int | None = self.connection.execute(
+            "SELECT min(position) FROM entry WHERE position > ?", (after,)
+        ).fetchone()[0]
         return found
-
-    def first_seq(self) -> int:
-        """Return the lowest seq of the present epoch that is held; the next one to be minted if none is."""
-        row = self.connection.execute(
-            "SELECT seq FROM entry WHERE epoch = ? ORDER BY position LIMIT 1", (self.epoch,)
-        ).fetchone()
-        return int(row[0]) if row else self.next_seq
 
 
 class Reader:
@@ -399,13 +418,25 @@ def open_reader(path: Path, sign_of_life: str) -> sqlite3.Connection | None:
     """Return a read-only connection that never checkpoints, or None while the file is not made yet."""
     try:
         connection = sqlite3.connect(
-            f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=5, check_same_thread=False
+            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, timeout=5, check_same_thread=False
         )
-        connection.execute("PRAGMA query_only = 1")
-        connection.execute(sign_of_life)
     except sqlite3.OperationalError:
         return None
+    try:
+        connection.text_factory = _lenient_text
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute(sign_of_life)
+    except sqlite3.Error as error:
+        connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            return None
+        raise
     return connection
+
+
+def _lenient_text(raw: bytes) -> str:
+    # Damaged text is found by its row's checksum; it must not make the rows around it unreadable.
+    return raw.decode(errors="replace")
 
 
 def _read(connection: sqlite3.Connection, after: int, max_rows: int, lane: Lane | None) -> list[Entry]:
@@ -413,11 +444,17 @@ def _read(connection: sqlite3.Connection, after: int, max_rows: int, lane: Lane 
         rows = connection.execute(_SELECT_ALL, (after, max_rows)).fetchall()
     else:
         rows = connection.execute(_SELECT_LANE, (int(lane), after, max_rows)).fetchall()
-    entries = []
-    for position, lane_, epoch, seq, body, blob, size, born_s, checksum in rows:
-        intact = checksum == _checksum(lane_, epoch, seq, body, blob)
-        entries.append(Entry(position, Lane(lane_), epoch, seq, body, blob, size, born_s, intact))
-    return entries
+    return [_entry(*row) for row in rows]
+
+
+def _entry(
+    position: int, lane: Any, epoch: Any, seq: Any, body: Any, blob: Any, size: Any, born_s: Any, checksum: Any
+) -> Entry:
+    try:
+        intact = checksum == _checksum(lane, epoch, seq, body, blob)
+        return Entry(position, Lane(lane), epoch, seq, body, blob, size, born_s, intact)
+    except (TypeError, ValueError):  # the damage changed what kind of thing stands there
+        return Entry(position, Lane.BULK, "", 0, b"", None, 0, 0, intact=False)
 
 
 def _checksum_of(entry: Entry) -> int:
@@ -451,30 +488,50 @@ def take_lock(path: Path) -> int:
     return descriptor
 
 
-def open_writer(path: Path) -> sqlite3.Connection:
-    """Return the one connection that writes and checkpoints `path`: WAL, synchronous=FULL."""
+def open_writer(path: Path, known_schema: int = SCHEMA_VERSION) -> sqlite3.Connection:
+    """Return the one connection that writes and checkpoints `path`: WAL, synchronous=FULL.
+
+    Errors: NewerSchema (the file is left as it is), sqlite3.Error.
+    """
+    _refuse_newer(path, known_schema)
     connection = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
-    for pragma in (
-        "page_size = 4096",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-        f"journal_size_limit = {WAL_LIMIT_BYTES}",
-        "secure_delete = off",
-        "cell_size_check = on",
-        "trusted_schema = off",
-        "temp_store = memory",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.text_factory = _lenient_text
+    try:
+        for pragma in (
+            "page_size = 4096",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+            f"journal_size_limit = {WAL_LIMIT_BYTES}",
+            "secure_delete = off",
+            "cell_size_check = on",
+            "trusted_schema = off",
+            "temp_store = memory",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
-def create(connection: sqlite3.Connection, schema: str) -> None:
-    """Create the tables in a new file, all or none; NewerSchema if a newer program wrote it."""
+def _refuse_newer(path: Path, known_schema: int) -> None:
+    """Raise NewerSchema without a writer's connection, whose mere opening and closing would change the file."""
+    connection = open_reader(path, "PRAGMA user_version")
+    if connection is None:
+        return
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise NewerSchema(f"written by a newer Millrace (schema {version}, this program knows {SCHEMA_VERSION})")
-    if version == 0:
+    connection.close()
+    if version > known_schema:
+        raise NewerSchema(
+            f"{path} was written by a newer Millrace (schema {version}, this program knows {known_schema});"
+            " run that one, or use another state_dir"
+        )
+
+
+def create(connection: sqlite3.Connection, schema: str) -> None:
+    """Create the tables in a new file, all or none."""
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         connection.executescript(
             f"BEGIN IMMEDIATE; {schema} PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"

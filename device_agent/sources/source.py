@@ -24,6 +24,10 @@ class SourceFinished(Exception):
     """The source has nothing more to give, and that is well: a file was read to its end."""
 
 
+class Unencodable(ValueError):
+    """A picture that cannot be sent: damaged, or too big for its budget. Drop it and count it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One frame: pixels (height, width, 3) uint8 BGR, or bytes already encoded, which pass through untouched.

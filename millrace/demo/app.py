@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from millrace import topics
 from millrace.demo.account import Account, CloudView, promised, settle_account
 from millrace.demo.proxy import LinkProxy
 from millrace.demo.stage import DEVICE, VIEWER, BrokerKind, Plan, Stage, StageFailed, shipped_bundle, wait_until
@@ -134,7 +135,8 @@ class Demo:
     def _introduce(self, stage: Stage, watch: Watch) -> None:
         login = f' -u {VIEWER} -P "$(cat {stage.viewer_password})"' if stage.viewer_password else ""
         self.say("Watch it yourself, in another terminal:")
-        self.say(f"  mosquitto_sub -p {stage.broker_port}{login} -v -t 'millrace/device/+/result/#'")
+        results = topics.subscription(topics.DEFAULT_PREFIX, topics.Kind.RESULT)
+        self.say(f"  mosquitto_sub -p {stage.broker_port}{login} -v -t '{results}'")
         self.say(f"  curl http://127.0.0.1:{stage.http_port}/health")
         self.say("")
 

@@ -1,0 +1,173 @@
+"""What gateways and devices say of themselves in their retained messages, gathered and shown as plain text. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from millrace import clock, jsontext, topics
+
+KINDS = (topics.Kind.GATEWAY_STATUS, topics.Kind.GATEWAY_MODEL, topics.Kind.DEVICE_STATUS)
+_SPANS = ((86400, "d"), (3600, "h"), (60, "min"))
+_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+CLOCKS_DIFFER_S = 5.0
+
+
+@dataclass(slots=True)
+class Floor:
+    """The last word of each gateway and device; each value is the message's JSON object."""
+
+    prefix: str
+    gateways: dict[str, dict[str, Any]] = field(default_factory=dict)
+    devices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+    def hear(self, topic: str, payload: bytes) -> bool:
+        """Take a message; False if it is none of ours. What cannot be read is kept in `unread` with the reason."""
+        try:
+            parsed = topics.parse(self.prefix, topic)
+            value = jsontext.parse(payload) if payload else None
+        except ValueError as error:
+            self.unread[topic] = str(error)
+            return True
+        if parsed.kind not in KINDS or not isinstance(value, dict | None):
+            return False
+        if parsed.kind is topics.Kind.GATEWAY_MODEL:
+            if value is not None:
+                self.models.setdefault(parsed.owner, {})[str(value.get("model"))] = value
+            return True
+        known = self.gateways if parsed.kind is topics.Kind.GATEWAY_STATUS else self.devices
+        if value is None:  # an empty retained message takes the last one back
+            known.pop(parsed.owner, None)
+        elif value.get("state") == "busy":  # a sign of life while reading is paused, and no news
+            pass
+        elif set(value) == {"state"}:  # the will says no more than `lost`; what was known before it still helps
+            known[parsed.owner] = {**known.get(parsed.owner, {}), **value}
+        else:
+            known[parsed.owner] = value
+        return True
+
+    def as_json(self, protocol: str, now_ns: int) -> dict[str, Any]:
+        """Return everything for programs; `age_s` is added to each status that says its time."""
+        return {
+            "prefix": self.prefix,
+            "mqtt": protocol,
+            "gateways": {
+                name: {**value, "age_s": age_s(value, now_ns), "model_details": self.models.get(name, {})}
+                for name, value in sorted(self.gateways.items())
+            },
+            "devices": {name: {**value, "age_s": age_s(value, now_ns)} for name, value in sorted(self.devices.items())},
+            "unread": self.unread,
+        }
+
+
+def lines(floor: Floor, now_ns: int) -> Iterator[str]:
+    """Yield what a person wants to see."""
+    if floor.gateways:
+        yield from _table(_GATEWAY_HEAD, [_gateway(*item, now_ns) for item in sorted(floor.gateways.items())])
+    else:
+        yield f"No gateway has said anything under {floor.prefix!r}."
+    for name, value in sorted(floor.gateways.items()):
+        yield from _refused(name, value)
+    yield ""
+    if floor.devices:
+        yield from _table(_DEVICE_HEAD, [_device(*item, now_ns) for item in sorted(floor.devices.items())])
+    else:
+        yield f"No device has said anything under {floor.prefix!r}."
+    for topic, reason in sorted(floor.unread.items()):
+        yield f"cannot read {_text(topic)}: {_text(reason)}"
+
+
+def age_s(value: dict[str, Any], now_ns: int) -> float | None:
+    """Return how long ago a status was said, by its sender's clock; None if it does not say."""
+    try:
+        return round((now_ns - clock.parse_rfc3339(str(value["time"]))) / 1e9, 1)
+    except (KeyError, ValueError):
+        return None
+
+
+_GATEWAY_HEAD = ("gateway", "state", "version", "mqtt", "models", "held", "full", "age")
+_DEVICE_HEAD = ("device", "state", "mqtt", "epoch", "minted", "held", "refused", "channels", "age")
+
+
+def _gateway(name: str, value: dict[str, Any], now_ns: int) -> list[str]:
+    models = value.get("models")
+    return [
+        name,
+        _text(value.get("state")),
+        _text(value.get("version")),
+        _text(value.get("mqtt")),
+        ", ".join(map(_text, models)) or "none" if isinstance(models, list) else "-",
+        _held(value.get("held_rows"), value.get("held_bytes")),
+        {"True": "FULL", "False": "no"}.get(str(value.get("full")), "-"),
+        _age(value, now_ns),
+    ]
+
+
+def _device(name: str, value: dict[str, Any], now_ns: int) -> list[str]:
+    channels = value.get("channels")
+    return [
+        name,
+        _text(value.get("state")),
+        _text(value.get("mqtt")),
+        _text(value.get("epoch")),
+        _text(value.get("minted")),
+        _held(value.get("held"), value.get("held_bytes")),
+        _text(value.get("refused")),
+        ", ".join(f"{_text(channel)} {_text(state)}" for channel, state in channels.items())
+        if isinstance(channels, dict)
+        else "-",
+        _age(value, now_ns),
+    ]
+
+
+def _refused(gateway: str, value: dict[str, Any]) -> Iterator[str]:
+    refused = value.get("refused")
+    for item in refused if isinstance(refused, list) else ():
+        if isinstance(item, dict):
+            hint = f"; name it {_text(item['try'])}" if item.get("try") else ""
+            yield f"  {gateway} refuses the topic {_text(item.get('topic'))}{hint}"
+
+
+def _held(rows: object, size_bytes: object) -> str:
+    if not isinstance(rows, int):
+        return "-"
+    return f"{rows} ({_size(size_bytes)})" if isinstance(size_bytes, int) else str(rows)
+
+
+def _size(size_bytes: int) -> str:
+    for size, word in _SIZES:
+        if size_bytes >= size:
+            return f"{size_bytes / size:.1f} {word}"
+    return f"{size_bytes} B"
+
+
+def _age(value: dict[str, Any], now_ns: int) -> str:
+    seconds = age_s(value, now_ns)
+    if seconds is None:
+        return "-"
+    text = _span(abs(seconds))
+    return text if seconds > -CLOCKS_DIFFER_S else f"its clock is {text} ahead"
+
+
+def _span(seconds: float) -> str:
+    for size, word in _SPANS:
+        if seconds >= size:
+            return f"{seconds / size:.0f} {word}"
+    return f"{seconds:.0f} s"
+
+
+def _text(value: object) -> str:
+    """Return a value that somebody sent, with nothing in it that would steer the terminal."""
+    if value is None:
+        return "-"
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:200])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    table = [head, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    for row in table:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,68 @@
+"""The floor as `millrace status` shows it: what is lost, unreadable, or would steer a terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from millrace import clock
+from millrace.floor import Floor, age_s, lines
+
+NOW_NS = clock.parse_rfc3339("2026-11-21T08:30:00Z")
+
+
+def heard(**said: Any) -> Floor:
+    floor = Floor("millrace")
+    for topic, value in said.items():
+        floor.hear(f"millrace/device/{topic}/status", json.dumps(value).encode())
+    return floor
+
+
+def shown(floor: Floor) -> str:
+    return "\n".join(lines(floor, NOW_NS))
+
+
+def test_a_lost_device_keeps_what_was_known_of_it() -> None:
+    floor = heard(d1={"state": "online", "minted": 12})
+    floor.hear("millrace/device/d1/status", b'{"state":"lost"}')
+    assert floor.devices["d1"] == {"state": "lost", "minted": 12}
+
+
+def test_busy_is_no_state() -> None:
+    floor = heard(d1={"state": "online"})
+    floor.hear("millrace/device/d1/status", b'{"state":"busy"}')
+    assert floor.devices["d1"]["state"] == "online"
+
+
+def test_an_emptied_status_takes_a_device_off_the_floor() -> None:
+    floor = heard(d1={"state": "online"})
+    floor.hear("millrace/device/d1/status", b"")
+    assert floor.devices == {}
+
+
+def test_a_status_that_cannot_be_read_is_shown_with_the_reason() -> None:
+    floor = Floor("millrace")
+    floor.hear("millrace/device/d1/status", b"{")
+    assert "cannot read millrace/device/d1/status: " in shown(floor)
+
+
+def test_a_status_with_anything_in_it_is_still_shown() -> None:
+    odd = {"state": ["x"], "channels": 3, "held": "many", "time": 5, "minted": None, "mqtt": {"a": 1}}
+    assert "d1" in shown(heard(d1=odd))
+
+
+def test_a_status_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in shown(heard(d1={"state": "\x1b[2Jonline"}))
+
+
+def test_the_age_is_by_the_senders_clock_and_a_clock_ahead_is_named() -> None:
+    assert age_s({"time": "2026-11-21T08:29:50Z"}, NOW_NS) == 10
+    assert "10 s" in shown(heard(d1={"state": "online", "time": "2026-11-21T08:29:50Z"}))
+    assert "its clock is 2 h ahead" in shown(heard(d1={"state": "online", "time": "2026-11-21T10:30:00Z"}))
+
+
+def test_nearest_good_name_is_shown_under_the_gateway_that_refuses() -> None:
+    floor = Floor("millrace")
+    refused = [{"topic": "millrace/device/A/status", "try": "millrace/device/a/status"}, {"topic": "x"}, "odd"]
+    floor.hear("millrace/gateway/g1/status", json.dumps({"state": "online", "refused": refused}).encode())
+    assert "  g1 refuses the topic millrace/device/A/status; name it millrace/device/a/status" in shown(floor)

@@ -1,0 +1,291 @@
+"""docs/topics.md shows what the programs really say: each message there was made here by the program's own code.
+
+Clock, random names and the answer of the model are fixed. Write the page again with:
+python tests/unit/test_topics_docs.py
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device_agent.feed import Feed
+from device_agent.keeper import Keeper
+from device_agent.settings import AgentSettings
+from device_agent.spool import Admission, Spool
+from edge_gateway import admission
+from edge_gateway.admission import Arrived, DeviceStatus, Outcome
+from edge_gateway.commit import Committer
+from edge_gateway.metrics import Metrics
+from edge_gateway.models import Models
+from edge_gateway.pipeline import Intake, Line, Workers
+from edge_gateway.prediction import Prediction
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.status import Herald
+from edge_gateway.store import Store
+from millrace import clock, events, images, jsontext, topics
+from millrace.mqtt import Connected, Connection, Inbox, Will
+from millrace.topics import Kind
+from millrace_models import bundle_path
+
+PAGE = Path(__file__).parents[2] / "docs" / "topics.md"
+INSTANT = clock.Instant(1_795_249_800_123_456_789, "b0075b00-7b00-4b00-8b00-7b0075b0075b", 12_345_678_901)
+DEVICE_EPOCH, GATEWAY_EPOCH, SESSION = "k3v9x0pa", "q8w2mm1c", "5f0c9a1e"
+SMALLEST_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
+)
+PATIENCE_S = 20.0
+
+MEANING = {
+    Kind.FRAME: "A plain JPEG or PNG that any viewer opens. Its attributes stand inside the picture, in a JPEG as a "
+    "comment, in a PNG as an iTXt chunk; on MQTT 5 they are user properties as well. These are the attributes:",
+    Kind.READING: "Named values of one moment; the unit stands in the name.",
+    Kind.WAVEFORM: "Equally spaced samples: `rate_hz` samples a second, each in `unit`.",
+    Kind.DEVICE_LEDGER: "Numbers that will not arrive as themselves, and why: here the spool's own copy was damaged.",
+    Kind.DEVICE_STATUS: "What a device says of itself when it connects, when a channel changes, and every 30 s. "
+    '`minted` is the highest number given out in `epoch`. The last will is `{"state":"lost"}`; a device that is '
+    "stopped says `offline`.",
+    Kind.RESULT: "The edge's answer to one frame, one message for each model. `subject` names the frame: "
+    "device, channel and id. `decision` is `edge` (the score reached the threshold), `escalate` (it did not, and the "
+    "frame goes up) or `fall_back` (it did not, and the frame stays here). `total_ms` counts from the arrival at the "
+    "gateway to the commit.",
+    Kind.VERDICT: "",
+    Kind.RECEIPT: "What this gateway has committed of an epoch of the device; all of it each time, so it may be "
+    "repeated or lost. Only now the device forgets. `window_bytes` is how much may be under way; 0 means that the "
+    "gateway is full.",
+    Kind.COMMAND: "",
+    Kind.GATEWAY_STATUS: "Devices send only while a gateway says `online`. A new `session` means that it was started "
+    "again. `refused` lists topics whose names it does not take, each with the nearest good one. The last will is "
+    '`{"state":"lost"}`; a gateway that is stopped says `offline`. While reading from the broker is paused it says '
+    '`{"state":"busy"}`, not retained.',
+    Kind.GATEWAY_MODEL: "One message for each model that it serves; the broker retains the last one.",
+    Kind.GATEWAY_ALARM: "Something that a person must see; at most one a minute for each name and device.",
+}
+HEAD = """\
+# Topics and messages
+
+Made by `tests/unit/test_topics_docs.py` from the topic table and the programs' own code; do not edit.
+Write it again with `python tests/unit/test_topics_docs.py`. The test fails when this page and the code differ.
+
+Each topic stands below the prefix, which is `millrace` unless the settings say otherwise (`prefix: acme/plant1/line3`
+is good too). Device, gateway and channel names are 1 to 64 of `a-z`, `0-9` and `-`. Every message is sent with QoS 1
+(`busy` alone with 0). A gateway answers on any device's topics; a device writes under its own name only. At Mosquitto,
+the ACL rendered from this table holds that (`millrace broker render`).
+
+"""
+BARE = {
+    "flat JSON": ("reading/room", b'{"temperature_c": 41.2, "running": true}'),
+    "SenML (RFC 8428)": ("reading/room", b'[{"n": "temperature", "u": "Cel", "v": 41.2}]'),
+}
+
+
+class FixedClock:
+    """Time stands still."""
+
+    def now(self) -> clock.Instant:
+        return INSTANT
+
+    def uptime_s(self) -> float:
+        return INSTANT.uptime_ns / 1e9
+
+
+class RecordedConnection(Connection):
+    """A connection that was never made; what is published through it is kept by topic."""
+
+    said: dict[str, bytes]
+
+    @classmethod
+    def of(cls, settings: AgentSettings | GatewaySettings) -> RecordedConnection:
+        made = cls(
+            settings.broker, "docs", Will("docs", b""), [], persistent=False, max_payload_bytes=1024, inbox=Inbox()
+        )
+        made.said = {}
+        made.protocol = "5"
+        return made
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def publish(self, topic: str, payload: bytes, **_: Any) -> bool:
+        self.said[topic] = payload
+        return True
+
+
+@dataclass
+class Examples:
+    """Each kind's topic and payload, as text."""
+
+    shown: dict[Kind, tuple[str, str]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def add(self, topic: str, payload: bytes) -> None:
+        text = (images.extract(payload) or payload).decode()
+        for random, fixed in self.names.items():
+            text = text.replace(random, fixed)
+        self.shown[topics.parse("millrace", topic).kind] = (topic, text)
+
+
+def examples(folder: Path) -> dict[Kind, tuple[str, str]]:
+    """Return one message of each kind that is sent."""
+    made = Examples()
+    from_device(folder / "agent", made)
+    from_gateway(folder / "gateway", made)
+    return made.shown
+
+
+def from_device(folder: Path, made: Examples) -> None:
+    conveyor = {"source": {"kind": "conveyor"}}
+    settings = AgentSettings.model_validate({"device": "cam-1", "state_dir": folder, "channels": {"top": conveyor}})
+    spool = Spool(settings, "docs", FixedClock())
+    made.names[spool.epoch] = DEVICE_EPOCH
+    waveform: dict[str, object] = {"rate_hz": 12000, "unit": "g", "samples": [0.012, -0.034, 0.051]}
+    entries = spool.admit(
+        [
+            Admission("top", events.FRAME, INSTANT, picture=SMALLEST_PNG, content_type="image/png"),
+            Admission("room", events.READING, INSTANT, {"temperature_c": 41.2, "running": True}),
+            Admission("bearing", events.WAVEFORM, INSTANT, waveform),
+            Admission("room", events.READING, INSTANT, {"temperature_c": 41.3}),
+        ]
+    )
+    spool.bury(entries[-1], "the spool's copy is damaged")
+    for entry in spool.read(0, 10):
+        parcel = spool.parcel(entry)
+        assert parcel is not None
+        made.add(topics.topic("millrace", parcel.kind, "cam-1", parcel.channel), parcel.payload)
+    connection = RecordedConnection.of(settings)
+    feed = Feed("top", settings.channels["top"], FixedClock(), lambda *_: None)
+    keeper = Keeper(settings, spool, connection, [feed], FixedClock())
+    run_until(keeper.run, keeper.interrupt, lambda: "millrace/device/cam-1/status" in connection.said)
+    for topic, payload in connection.said.items():
+        made.add(topic, payload)
+    spool.close()
+
+
+def from_gateway(folder: Path, made: Examples) -> None:
+    settings = GatewaySettings.model_validate(
+        {"gateway": "g1", "state_dir": folder, "models": [{"bundle": bundle_path("parts")}]}
+    )
+    time, metrics = FixedClock(), Metrics()
+    store = Store(folder, "docs", settings.store.max_bytes)
+    made.names[store.outbox.epoch] = GATEWAY_EPOCH
+    committer = Committer(settings, store, metrics, time)
+    committed = [
+        committer.commit([DeviceStatus("cam-1", online=True, epoch=DEVICE_EPOCH, minted=5)]),
+        committer.commit([frame(SMALLEST_PNG)]),
+        committer.commit([frame(SMALLEST_PNG + b"another")]),
+    ]
+    for done in committed:
+        for message in [*done.results, *done.receipts.values()]:
+            made.add(message.topic, message.payload)
+    connection = RecordedConnection.of(settings)
+    models = Models(settings.models, settings.limits.max_pixels)
+    workers = Workers(models, 1)
+    intake = Intake(settings, connection.inbox, Line(2), workers, metrics, time)
+    intake.connection_events.put(Connected(1, "5", resumed=False))
+    intake.refused["millrace/device/Cam_7/frame/top"] = "millrace/device/cam-7/frame/top"
+    herald = Herald(settings, connection, intake, store, models, time)
+    made.names[herald.session] = SESSION
+    run_until(herald.run, herald.interrupt, lambda: "millrace/gateway/g1/status" in connection.said)
+    for topic, payload in connection.said.items():
+        made.add(topic, payload)
+    workers.close()
+    store.close()
+
+
+def frame(picture: bytes) -> Arrived:
+    """Return a frame that arrived with its key and was answered."""
+    key = events.Key(topics.device_source("millrace", "cam-1", "top"), DEVICE_EPOCH, 1)
+    event = events.new_event(events.FRAME, key, INSTANT, datacontenttype="image/png")
+    found = admission.admit(
+        "millrace",
+        "millrace/device/cam-1/frame/top",
+        events.encode_frame(event, picture),
+        (),
+        INSTANT,
+        redelivered=False,
+    )
+    assert isinstance(found, list)
+    arrived = found[0]
+    arrived.outcome = Future()
+    arrived.outcome.set_result(Outcome([(Prediction("parts@1", "scratch", 0.9712, defect=True), 0.8, 0.52)]))
+    return arrived
+
+
+def run_until(run: Callable[[], None], interrupt: Callable[[], None], said: Callable[[], bool]) -> None:
+    """Run a program's part in a thread until it has said its word."""
+    thread = threading.Thread(target=run)
+    thread.start()
+    waiting = threading.Event()
+    for _ in range(int(PATIENCE_S / 0.01)):
+        if said():
+            break
+        waiting.wait(0.01)
+    interrupt()
+    thread.join(PATIENCE_S)
+    assert said()
+
+
+def page(shown: dict[Kind, tuple[str, str]]) -> str:
+    """Return docs/topics.md."""
+    parts = [HEAD, "| topic below the prefix | who writes | who reads | QoS | retained |\n|---|---|---|---|---|\n"]
+    parts += [
+        f"| `{rule.pattern}` | {rule.writer.value} | {rule.readers.value} | {rule.qos} |"
+        f" {'yes' if rule.retain else 'no'} |\n"
+        for rule in topics.TABLE.values()
+    ]
+    for kind, rule in topics.TABLE.items():
+        parts.append(f"\n## {rule.pattern}\n\n")
+        if kind not in shown:
+            parts.append("Reserved: the topic and its rights exist, and no program sends on it yet.\n")
+            continue
+        topic, text = shown[kind]
+        parts.append(f"{MEANING[kind]}\n\n    {topic}\n\n```json\n{pretty(text)}\n```\n")
+    parts.append(
+        "\n## Without a key\n\n"
+        "A device needs none of our attributes. A bare JPEG, PNG or WebP on a frame topic, and on a reading topic one\n"
+        "of the payloads below, get their key from the gateway with the commit. What they are promised begins there:\n"
+        "until then the broker alone holds them.\n"
+    )
+    parts += [f"\n{what}:\n\n```json\n{payload.decode()}\n```\n" for what, (_, payload) in BARE.items()]
+    return "".join(parts)
+
+
+def pretty(text: str) -> str:
+    """Return JSON as it travels, but for one member of the first level on each line."""
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in json.loads(text).items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def test_the_page_in_docs_is_what_the_programs_say(tmp_path: Path) -> None:
+    shown = examples(tmp_path)
+    assert PAGE.read_text(encoding="utf-8") == page(shown), "run: python tests/unit/test_topics_docs.py"
+
+
+def test_each_kind_is_shown_or_said_to_be_reserved(tmp_path: Path) -> None:
+    assert set(topics.TABLE) - set(examples(tmp_path)) == {Kind.VERDICT, Kind.COMMAND}
+
+
+@pytest.mark.parametrize("what", BARE)
+def test_the_bare_readings_of_the_page_are_accepted(what: str) -> None:
+    topic, payload = BARE[what]
+    found = admission.admit("millrace", f"millrace/device/esp32-7/{topic}", payload, (), INSTANT, redelivered=False)
+    assert isinstance(found, list)
+    assert [arrived.bare_values is not None for arrived in found] == [True]
+    assert jsontext.parse(payload)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        PAGE.write_text(page(examples(Path(scratch))), encoding="utf-8")
