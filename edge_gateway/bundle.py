@@ -49,6 +49,9 @@ class Manifest(Section):
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="SHA-256 of the model's file.")
     input: InputSettings = Field(description="What goes in.")
+    quantization: Literal["full_integer", "none"] | None = Field(
+        None, description="full_integer: input and output are 8-bit integers; none: floating point. Given, it is checked."
+    )
     output: OutputSettings = Field(OutputSettings(), description="What comes out.")
     labels: list[str] | None = Field(None, description="Labels in the order of the outputs.")
     labels_file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] | None = Field(

@@ -14,7 +14,7 @@ from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
 from edge_gateway.engines.engine import Engine, EngineFailed
 from edge_gateway.engines.litert import LiteRtEngine
-from edge_gateway.prediction import check_output, classify
+from edge_gateway.prediction import check_output, check_quantization, classify
 from edge_gateway.settings import ModelSettings
 from edge_gateway.tensors import Preparation
 from millrace.images import BadPicture
@@ -83,6 +83,7 @@ class Models:
     def _load(self, bundle: Bundle, settings: ModelSettings) -> _Loaded:
         engine = LiteRtEngine(bundle.model, bundle.name)
         check_output(bundle, engine.output)
+        check_quantization(bundle, engine.input, engine.output)
         preparation = Preparation(bundle.manifest.input, engine.input, self._max_pixels, bundle.name)
         threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
         return _Loaded(bundle, engine, preparation, threshold)

@@ -30,6 +30,17 @@ def check_output(bundle: Bundle, output: TensorInfo) -> None:
         )
 
 
+def check_quantization(bundle: Bundle, given: TensorInfo, output: TensorInfo) -> None:
+    """Raise EngineFailed if the manifest says another quantization than the model has."""
+    said = bundle.manifest.quantization
+    found = "full_integer" if given.dtype.kind in "iu" and output.dtype.kind in "iu" else "none"
+    if said is not None and said != found:
+        raise EngineFailed(
+            f"model {bundle.name}: takes {given.dtype} and gives {output.dtype}, but its manifest says"
+            f" quantization: {said}; mend the manifest"
+        )
+
+
 def classify(bundle: Bundle, output: TensorInfo, tensor: Tensor) -> Prediction:
     """Return the label with the highest score; EngineFailed if the scores are no numbers."""
     scores = tensor.reshape(-1).astype(np.float64)

@@ -25,9 +25,10 @@ COMMANDS = {
     "demo": ("millrace.demo.app", "Run the whole line on this machine and cut the cloud off."),
     "config": ("millrace.config_command", "Check, show and explain settings files."),
     "status": ("millrace.status_command", "Show who is on the floor and how they are."),
+    "query": ("edge_gateway.query_command", "Ask a gateway's database in SQL, read-only."),
     "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
 }
-_EXTRA = {"agent": "camera", "gateway": "gateway", "sync": "sync", "broker": "broker", "cloud": "cloud"}
+_EXTRA = {"agent": "camera", "gateway": "gateway", "query": "gateway", "sync": "sync", "broker": "broker", "cloud": "cloud"}
 
 
 class _Lazy(click.Group):

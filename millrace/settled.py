@@ -30,11 +30,10 @@ class SettledReader:
 
     def read(self, epoch: str) -> dict[Lane, RangeSet]:
         """Return what is settled in each lane for this epoch of the gateway."""
-        if self._connection is None:
-            self._connection = open_reader(self._path, "SELECT one FROM link")
+        connection = self._open()
         settled: dict[Lane, RangeSet] = {}
-        if self._connection is not None:
-            rows = self._connection.execute("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,))
+        if connection is not None:
+            rows = connection.execute("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,))
             for lane, first, last in rows.fetchall():
                 settled.setdefault(Lane(lane), RangeSet()).add(first, last)
         return settled
@@ -45,11 +44,15 @@ class SettledReader:
 
     def link(self) -> dict[str, object] | None:
         """Return the link's state as the sync worker last wrote it, or None without one."""
-        if self._connection is None:
-            self._connection = open_reader(self._path, "SELECT one FROM link")
-        if self._connection is None:
+        connection = self._open()
+        if connection is None:
             return None
-        state, since, success, rate = self._connection.execute(
+        state, since, success, rate = connection.execute(
             "SELECT state, since_wall_ns, last_success_wall_ns, rows_per_s FROM link"
         ).fetchone()
         return {"state": state, "since_wall_ns": since, "last_success_wall_ns": success, "rows_per_s": rate}
+
+    def _open(self) -> Connection | None:
+        if self._connection is None:
+            self._connection = open_reader(self._path, "SELECT one FROM link")
+        return self._connection

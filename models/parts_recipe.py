@@ -141,6 +141,7 @@ file: model.tflite
 sha256: {run.sha256}
 # real value = (pixel - mean) / std, then quantized by the model's own scale and zero point
 input: {{width: {side}, height: {side}, layout: NHWC, color: RGB, resize: stretch, mean: 0.0, std: 255.0}}
+quantization: full_integer
 output: {{activation: softmax}}
 labels: [{", ".join(run.labels)}]
 ok_labels: [ok]

@@ -61,10 +61,9 @@ class Conveyor:
             return None
         ticks_missed = max(0.0, self._clock.uptime_s() - self._due_s) // self._interval_s
         self._due_s += (ticks_missed + 1) * self._interval_s
-        instant = self._clock.now()
         label, pixels = self._part(self._frame_number)
         self._frame_number += 1
-        return Capture(instant, Picture(pixels=pixels), truth=label)
+        return Capture(self._clock.now(), Picture(pixels=pixels), truth=label)
 
     def close(self) -> None:
         """End a waiting read and every later one."""

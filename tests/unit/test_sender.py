@@ -149,6 +149,7 @@ def test_a_new_session_starts_with_the_short_pause_again() -> None:
     line.send(0.0)
     for second in (5.0, 15.0, 35.0):
         assert line.sender.resend_due(second)
+        line.send(second)
     line.sender.gateway("g1", "session-2", 40.0)
     assert line.sender.resend_due(40.0 + RESEND_S)
 

@@ -1,0 +1,62 @@
+"""A run of kills: what is killed when, the drain after it, and the account."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from faults.line import CAMERA, DEVICES, Line
+from faults.oracle import Account, settle
+
+TURN = ("gateway", "broker", *DEVICES, "sync", "cloud")
+FLOW_BEFORE_KILL = 40
+PAUSE_S = (0.05, 1.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    account: Account
+    kills: int
+    duplicates_refused: int
+    drain_s: float | None
+    story: str
+
+
+def chosen_seed() -> int:
+    """Return MILLRACE_SEED, or one by chance."""
+    return int(os.environ.get("MILLRACE_SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
+
+
+def kill_each_in_turn(line: Line, names: tuple[str, ...] = TURN) -> None:
+    """Kill each program once while the line runs at its full rate, the next when it runs again."""
+    for name in names:
+        line.wait_for_flow(FLOW_BEFORE_KILL)
+        line.kill(name)
+    line.wait_for_flow(FLOW_BEFORE_KILL)
+
+
+def kill_at_random(line: Line, seed: int, kills: int) -> None:
+    """Kill so many programs at random moments, whatever they are doing, starting up included."""
+    chance = random.Random(seed)
+    line.wait_for_flow(FLOW_BEFORE_KILL)
+    for _ in range(kills):
+        time.sleep(chance.uniform(*PAUSE_S))
+        line.kill(chance.choice(TURN))
+
+
+def reckon(line: Line) -> Outcome:
+    """Wait until the line is drained, and settle its account."""
+    drain_s = line.drain()
+    audit = line.cloud.audit()
+    held = {f"device/{device}": list(line.cloud.events(f"device/{device}")) for device in DEVICES}
+    results, _ = line.cloud.results()
+    account = settle(line.minted(), {f"device/{CAMERA}"}, held, results, audit)
+    if drain_s is None:
+        account.complaints.append(f"not drained\n{line.last_words()}")
+    story = f"killed {dict(Counter(line.kills))}; " + "; ".join(account.complaints)
+    return Outcome(account, len(line.kills), audit["totals"]["duplicates_refused"], drain_s, story)

@@ -1,0 +1,66 @@
+"""Every process of the line is killed, in turn and at random, at both brokers: nothing is lost, doubled or stuck.
+
+MILLRACE_KILLS sets the number of random kills, MILLRACE_SEED repeats a run's choice of them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.measures import Measure, equal
+from faults.kills import Outcome, chosen_seed, kill_at_random, kill_each_in_turn, reckon
+from faults.line import DEVICES, BrokerKind, Line, has_mosquitto
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.timeout(900),
+    pytest.mark.parametrize("broker", [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"]),
+]
+CAPTURES = 600
+INTERVAL_S = 0.02
+
+
+@pytest.fixture(autouse=True)
+def _broker_is_here(broker: BrokerKind) -> None:
+    if broker == "mosquitto" and not has_mosquitto():
+        pytest.skip("mosquitto is not installed here")
+
+
+def test_nothing_is_lost_or_doubled_when_each_process_is_killed_in_turn_and_all_at_once(
+    tmp_path: Path, broker: BrokerKind, measures: list[Measure]
+) -> None:
+    with Line(tmp_path, broker, captures=CAPTURES, interval_s=INTERVAL_S) as line:
+        kill_each_in_turn(line)
+        line.kill(*line.programs)  # the mains go off
+        outcome = reckon(line)
+    _tell(measures, f"kills in turn, {broker}", outcome)
+    assert outcome.kills == 2 * (4 + len(DEVICES))
+    assert outcome.account.whole, outcome.story
+
+
+def test_nothing_is_lost_or_doubled_by_kills_at_random(
+    tmp_path: Path, broker: BrokerKind, measures: list[Measure]
+) -> None:
+    seed, kills = chosen_seed(), int(os.environ.get("MILLRACE_KILLS", "40"))
+    print(f"MILLRACE_SEED={seed} MILLRACE_KILLS={kills}")
+    with Line(tmp_path, broker, captures=CAPTURES, interval_s=INTERVAL_S) as line:
+        kill_at_random(line, seed, kills)
+        outcome = reckon(line)
+    _tell(measures, f"{kills} kills at random, {broker}, seed {seed}", outcome)
+    assert outcome.kills == kills
+    assert outcome.account.whole, outcome.story
+
+
+def _tell(measures: list[Measure], name: str, outcome: Outcome) -> None:
+    account = outcome.account
+    measures += [
+        equal(
+            f"{name}: kept once of {account.promised} promised", account.promised - account.missing, account.promised
+        ),
+        equal(f"{name}: missing", account.missing, 0),
+        equal(f"{name}: doubled", account.doubled, 0),
+        equal(f"{name}: complaints of the account", len(account.complaints), 0),
+    ]

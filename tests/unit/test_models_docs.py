@@ -1,0 +1,71 @@
+"""docs/models.md: every key of a manifest with its default, the figures of the card, and examples that are good."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from edge_gateway.bundle import Manifest
+from edge_gateway.settings import GatewaySettings
+from millrace_models import bundle_path
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+CARD = (bundle_path("parts") / "CARD.md").read_text(encoding="utf-8")
+EXAMPLES: list[dict[str, Any]] = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+
+
+def keys_of(model: type[BaseModel], before: str = "") -> list[tuple[str, str]]:
+    """Return the keys of a manifest with their defaults as the page writes them."""
+    found: list[tuple[str, str]] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += keys_of(inner, f"{name}.")
+        elif field.is_required():
+            found.append((before + name, "needed"))
+        else:
+            words = {None: "none", "": "empty"}
+            default = field.default
+            if default in words.values() or default is None or default == "":
+                found.append((before + name, words[default]))
+            else:
+                found.append((before + name, f"{default:g}" if isinstance(default, float) else str(default)))
+    return found
+
+
+def table() -> dict[str, str]:
+    """Return key -> default of the page's table; two keys may share a row."""
+    shown: dict[str, str] = {}
+    for keys, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \| ", PAGE, re.MULTILINE):
+        names, values = keys.replace("`", "").split(", "), defaults.replace("`", "").split(", ")
+        shown |= dict(zip(names, values * (len(names) // len(values)), strict=True))
+    return shown
+
+
+def test_every_key_of_a_manifest_is_in_the_table_with_its_default() -> None:
+    assert table() == dict(keys_of(Manifest))
+
+
+@pytest.mark.parametrize(
+    "figure",
+    ["99.05%", "98.70% to 99.31%", "99.70%", "97.00%", "99.50%", "15 times", "66,720 bytes", "55,736", "0.47 ms"],
+)
+def test_the_figures_are_those_of_the_card(figure: str) -> None:
+    assert figure in CARD
+    assert figure.removesuffix(" times") in PAGE
+
+
+def test_the_bindings_of_the_page_are_good_settings() -> None:
+    settings = GatewaySettings.model_validate({"gateway": "g1", "state_dir": ".", **EXAMPLES[0]})
+    assert settings.models[0].serves("cam-1", "top")
+    assert settings.models[1].threshold == pytest.approx(0.7)
+
+
+def test_the_foreign_manifest_of_the_page_is_good() -> None:
+    manifest = Manifest.model_validate({**EXAMPLES[1], "sha256": "0" * 64})
+    assert (manifest.input.width, manifest.labels_file) == (224, "labels.txt")

@@ -1,0 +1,94 @@
+"""What the sync worker has settled: on its own disk, read by the gateway, and never more than the cloud committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud_sync.progress import Progress
+from millrace.outbox import Entry, Lane, Locked, StorageFailed
+from millrace.ranges import RangeSet
+from millrace.settled import SettledReader
+
+EPOCH = "g4t3w4y1"
+ROW = Entry(7, Lane.RESULT, EPOCH, 70, b'{"id": "x"}', None, 11, 0, intact=False)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "sync.db"
+
+
+@pytest.fixture
+def progress(path: Path) -> Iterator[Progress]:
+    progress = Progress(path)
+    yield progress
+    progress.close()
+
+
+def test_what_was_settled_is_known_after_a_restart_and_to_the_gateway(progress: Progress, path: Path) -> None:
+    progress.settle(EPOCH, Lane.RESULT, 1, 9)
+    progress.settle(EPOCH, Lane.RESULT, 20, 25)
+    progress.settle(EPOCH, Lane.RESULT, 10, 12)
+    progress.settle("otherone", Lane.RESULT, 1, 99)
+    progress.close()
+    again = Progress(path)
+    assert again.settled(EPOCH, Lane.RESULT) == RangeSet([(1, 12), (20, 25)])
+    assert again.settled(EPOCH, Lane.FRAME) == RangeSet()
+    again.close()
+    reader = SettledReader(path)
+    assert reader.read(EPOCH) == {Lane.RESULT: RangeSet([(1, 12), (20, 25)])}
+    assert reader.highest(EPOCH) == 25
+    assert reader.highest("nowhere1") == 0
+
+
+def test_a_gateway_alone_has_nothing_settled_until_a_sync_worker_comes(path: Path) -> None:
+    reader = SettledReader(path)
+    assert (reader.read(EPOCH), reader.highest(EPOCH), reader.link()) == ({}, 0, None)
+    progress = Progress(path)
+    progress.settle(EPOCH, Lane.ALARM, 1, 1)
+    assert reader.read(EPOCH) == {Lane.ALARM: RangeSet([(1, 1)])}
+    progress.close()
+
+
+def test_a_buried_row_is_told_of_once(progress: Progress, path: Path) -> None:
+    progress.settle(EPOCH, Lane.RESULT, 1, 9, [(ROW, "checksum " * 100)])
+    (told,) = progress.untold()
+    assert told[:3] == (EPOCH, 7, ROW.body)
+    assert told[3] == ("checksum " * 100)[:500]
+    progress.told([told])
+    assert progress.untold() == []
+
+
+def test_a_disk_that_refuses_settles_nothing(progress: Progress, path: Path) -> None:
+    progress.settle(EPOCH, Lane.RESULT, 1, 9)
+    pages = progress._connection.execute("PRAGMA page_count").fetchone()[0]
+    progress._connection.execute(f"PRAGMA max_page_count = {pages}")
+    large = Entry(30, Lane.RESULT, EPOCH, 30, bytes(1 << 20), None, 1 << 20, 0, intact=True)
+    with pytest.raises(StorageFailed, match=r"sync\.db.*full"):
+        progress.settle(EPOCH, Lane.RESULT, 10, 30, [(large, "too large for this disk")])
+    assert progress.settled(EPOCH, Lane.RESULT) == RangeSet([(1, 9)])
+    assert SettledReader(path).highest(EPOCH) == 9
+    progress.settle(EPOCH, Lane.RESULT, 10, 30)
+    assert SettledReader(path).highest(EPOCH) == 30
+
+
+def test_the_link_says_since_when_it_is_as_it_is(progress: Progress, path: Path) -> None:
+    reader = SettledReader(path)
+    seen = []
+    for state, wall_ns in [("up", 10), ("up", 20), ("down", 30), ("down", 40), ("up", 50)]:
+        progress.note_link(state, wall_ns, 2.5)
+        link = reader.link()
+        assert link is not None
+        seen.append((link["state"], link["since_wall_ns"], link["last_success_wall_ns"], link["rows_per_s"]))
+    assert seen == [
+        ("up", 10, 10, 2.5), ("up", 10, 20, 2.5), ("down", 30, 20, 2.5), ("down", 30, 20, 2.5), ("up", 50, 50, 2.5),
+    ]  # fmt: skip
+
+
+def test_one_sync_worker_for_a_file(progress: Progress, path: Path) -> None:
+    with pytest.raises(Locked, match="is written by process"):
+        Progress(path)
+    progress.settle(EPOCH, Lane.RESULT, 1, 1)
