@@ -44,11 +44,11 @@ class BrokerConfig(ProgramSettings):
     )
     accounts: AccountSettings = Field(AccountSettings(), description="Who may connect.")
     password_dir: Path = Field(
-        Path("/var/lib/millrace/broker/accounts"),
+        Path("/etc/millrace/accounts"),
         description="Directory with one file (mode 0600) for each account, holding its secret.",
     )
     state_dir: Path = Field(
-        Path("/var/lib/millrace/broker"),
+        Path("/var/lib/millrace-broker"),
         description="Private directory in which `millrace broker mosquitto` writes the files that it runs with.",
     )
     max_inflight_messages: Annotated[int, Field(ge=1, le=65535)] = Field(

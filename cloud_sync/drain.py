@@ -22,6 +22,8 @@ from millrace.service import Beat
 
 log = logging.getLogger(__name__)
 
+_Minted = dict[str, dict[str, int]]
+_Untold = Sequence[tuple[str, int, bytes, str]]
 SAY_DOWN_EVERY_S = 60.0
 BLOB_MISSING = "blob missing"
 
@@ -36,7 +38,7 @@ class Drain:
         self._blobs = BlobStore(settings.state_dir / "frames")
         self._schedule = Schedule(settings.batch.live_share)
         self._stop = threading.Event()
-        self._told_minted: dict[str, dict[str, int]] | None = None
+        self._told_minted: _Minted | None = None
         self._seen = -2
         self._said_down_s = float("-inf")
         self._rows_per_s = 0.0
@@ -83,7 +85,7 @@ class Drain:
             self._tell_minted()
             return False
         batch = waiting[lane]
-        if len(batch.rows) == self._settings.batch.max_rows and self._schedule.live_turn():
+        if batch.more and self._schedule.live_turn():
             live = self._newest(epoch, lane)
             batch = live if live.rows else batch
         self._submit(epoch, batch)
@@ -97,7 +99,9 @@ class Drain:
             rows = self._reader.read(lane, after, self._settings.batch.max_rows)
             fresh = _until_settled(rows, settled)
             if fresh or not rows:
-                return _Batch(lane, after + 1, self._within_bytes(fresh))
+                fits = self._within_bytes(fresh)
+                more = len(fits) < len(fresh) or len(rows) == self._settings.batch.max_rows
+                return _Batch(lane, after + 1, fits, more)
             # What was sent ahead while it was live joins the settled rows before it.
             reached = next(last for first, last in settled if first <= rows[0].position <= last)
             self._progress.settle(epoch, lane, 1, reached)
@@ -107,15 +111,25 @@ class Drain:
         settled = self._progress.settled(epoch, lane)
         rows = self._reader.newest(lane, self._settings.batch.max_rows)
         ahead = [row for row in rows if row.position > (settled.last() or 0)]
-        return _Batch(lane, ahead[0].position if ahead else 0, self._within_bytes(ahead))
+        fits = self._within_bytes(ahead[::-1])[::-1]
+        return _Batch(lane, fits[0].position if fits else 0, fits)
 
     def _within_bytes(self, rows: list[Entry]) -> list[Entry]:
         total = 0
         for count, row in enumerate(rows):
-            total += row.bytes
+            total += row.bytes + self._picture_bytes(row)
             if total > self._settings.batch.max_bytes and count:
                 return rows[:count]
         return rows
+
+    def _picture_bytes(self, row: Entry) -> int:
+        """Return what goes up before the row does: a batch must fit through a link that stands for a short time."""
+        if row.lane is not Lane.FRAME or row.blob is None or not row.intact:
+            return 0
+        try:
+            return self._blobs.path(row.blob).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _submit(self, epoch: str, batch: _Batch) -> None:
         begun_s = self._clock.uptime_s()
@@ -144,6 +158,7 @@ class Drain:
             answer = self._cloud.submit([self._body(row) for row in rows], minted, _burials(untold))
         except Rejected as error:
             if len(rows) == 1:
+                self._make_sure_it_is_the_row(minted, untold)
                 return Answer(0, 0, {0: str(error)})
             half = len(rows) // 2
             left, right = self._have_committed(rows[:half]), self._have_committed(rows[half:])
@@ -153,20 +168,29 @@ class Drain:
         self._progress.told(untold)
         return answer
 
+    def _make_sure_it_is_the_row(self, minted: _Minted, untold: _Untold) -> None:
+        """Raise LinkDown unless the cloud commits the same request without the row: only then is the row to blame."""
+        try:
+            self._cloud.submit([], minted, _burials(untold))
+        except Rejected as error:
+            raise LinkDown(f"every request is refused, whatever is in it: {error}; check gateway and url") from None
+
     def _body(self, row: Entry) -> bytes:
         """Return the row as it travels; a frame's picture is uploaded first, and the row speaks of its digest."""
         if row.lane is not Lane.FRAME or row.blob is None:
             return row.body
         picture = self._blobs.get(row.blob)
         if picture is None:
-            raise LinkDown(f"picture {row.blob} of row {row.position} is not there yet, or not any more")
+            if [entry.position for entry in self._reader.read(row.lane, row.position - 1, 1)] == [row.position]:
+                raise Rejected(f"its picture {row.blob} is lost: the file is gone or cannot be read")
+            raise LinkDown(f"row {row.position} was dropped with its picture while it was being sent")
         self._cloud.upload(row.blob, picture)
         event: dict[str, Any] = jsontext.parse(row.body)  # type: ignore[assignment]
         content_type = event.get("datacontenttype", "image/jpeg")
         event["data"] = {"sha256": row.blob, "bytes": len(picture), "content_type": content_type}
         return jsontext.dump(event)
 
-    def _minted(self) -> dict[str, dict[str, int]]:
+    def _minted(self) -> _Minted:
         origin = topics.origin_of(topics.gateway_source("x", self._settings.gateway))
         return {**self._reader.minted(), origin: self._reader.epochs()}
 
@@ -203,11 +227,15 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Rows of one lane in order, none settled; with them everything from `first` to the last is settled."""
+    """Rows of one lane in order, none settled; with them everything from `first` to the last is settled.
+
+    `more` says that rows of this lane are left for another batch.
+    """
 
     lane: Lane
     first: int
     rows: list[Entry]
+    more: bool = False
 
 
 def _until_settled(rows: Sequence[Entry], settled: RangeSet) -> list[Entry]:
@@ -219,7 +247,7 @@ def _until_settled(rows: Sequence[Entry], settled: RangeSet) -> list[Entry]:
     return fresh
 
 
-def _burials(untold: Sequence[tuple[str, int, bytes, str]]) -> list[dict[str, Any]]:
+def _burials(untold: _Untold) -> list[dict[str, Any]]:
     """Return what the cloud is told of buried rows: whose each was, and why it does not come."""
     told = []
     for _, position, body, reason in untold:

@@ -126,7 +126,7 @@ class Cloud:
             self._pool.clear()
             raise LinkDown(f"{type(error).__name__}: {error}") from None
         wish = response.headers.get("retry-after", "")
-        retry_after_s = min(float(wish), MAX_RETRY_AFTER_S) if wish.isdigit() else None
+        retry_after_s = min(float(wish), MAX_RETRY_AFTER_S) if wish.isdecimal() else None
         return response.status, response.headers.get("content-type", ""), data, retry_after_s
 
     def _refresh_token(self) -> bool:

@@ -24,6 +24,7 @@ GATHER_MAX = 64
 SEND_ROWS = 16
 STATUS_EVERY_S = 30.0
 SAY_REFUSED_EVERY_S = 30.0
+RETRY_STORAGE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,11 @@ class Keeper:
         while not self._stop.is_set():
             self.beat.beat()
             self._take_in(POLL_S)
-            self._send()
+            try:
+                self._send()
+            except StorageFailed as error:  # a damaged row could not be buried: the same again in a while
+                log.error("burial_failed error=%s", error)
+                self._stop.wait(RETRY_STORAGE_S)
             self._say_status()
         self._take_in(0)
         self._connection.farewell(self._status_topic, self._status("offline"))

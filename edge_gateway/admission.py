@@ -82,16 +82,22 @@ def admit(
     type_ = events.TYPE_OF_KIND.get(topic.kind)
     if type_ is None:
         raise topics.BadTopic(topic_text, "a gateway does not take this kind")
-    if topic.kind is topics.Kind.FRAME:
-        return [_frame(prefix, topic, payload, properties, now, redelivered)]
-    if topic.kind is topics.Kind.READING and not events.is_structured(payload):
-        return _bare_readings(topic, payload, now, redelivered)
-    event = _believable(prefix, topic, events.decode_json(payload, len(payload)), type_)
+    source = topics.device_source(prefix, topic.owner, topic.channel or "ledger")
+    try:
+        if topic.kind is topics.Kind.FRAME:
+            return [_frame(source, topic, payload, properties, now, redelivered)]
+        if topic.kind is topics.Kind.READING and not events.is_structured(payload):
+            return _bare_readings(topic, payload, now, redelivered)
+        event = _believable(source, topic, events.decode_json(payload, len(payload)), type_)
+    except MalformedEvent as error:
+        if error.key is not None and error.key.source != source:
+            raise MalformedEvent(str(error)) from None
+        raise
     return [Arrived(topic, event, type_, _digest(event), now, payload, redelivered)]
 
 
 def _frame(
-    prefix: str,
+    source: str,
     topic: topics.Topic,
     payload: bytes,
     properties: tuple[tuple[str, str], ...],
@@ -100,7 +106,7 @@ def _frame(
 ) -> Arrived:
     event = events.decode_frame(payload, properties)
     if event is not None:
-        _believable(prefix, topic, event, events.FRAME)
+        _believable(source, topic, event, events.FRAME)
     key = event.key if event is not None else None
     try:
         images.read_header(payload)
@@ -109,11 +115,12 @@ def _frame(
     return Arrived(topic, event, events.FRAME, images.digest(payload), now, payload, redelivered)
 
 
-def _believable(prefix: str, topic: topics.Topic, event: events.Event, type_: str) -> events.Event:
-    """Return the event if it agrees with its topic: nobody publishes as another."""
-    source = topics.device_source(prefix, topic.owner, topic.channel or "ledger")
+def _believable(source: str, topic: topics.Topic, event: events.Event, type_: str) -> events.Event:
+    """Return the event if it agrees with its topic, which means `source`: nobody publishes as another."""
     if event.key.source != source:
         raise MalformedEvent(f"source {event.key.source[:120]!r} contradicts its topic, which means {source!r}")
+    if event.base is not None and event.base > event.key.seq:
+        raise MalformedEvent(f"base {event.base} is above the event's own seq {event.key.seq}", event.key)
     if event.type != type_:
         raise MalformedEvent(f"type {event.type[:80]!r} on a topic for {type_!r}", event.key)
     if type_ == events.LEDGER and (event.data or {}).get("device") != topic.owner:
@@ -141,6 +148,8 @@ def _digest(event: events.Event) -> str:
 
 
 def _status(device: str, payload: bytes) -> DeviceStatus:
+    if not payload:  # somebody took a retained status back
+        return DeviceStatus(device, online=False, epoch=None, minted=0)
     try:
         value = jsontext.parse(payload, 65536)
     except jsontext.BadJson as error:

@@ -51,11 +51,11 @@ def serve(settings: GatewaySettings) -> None:
     time = clock.SystemClock()
     try:
         models = Models(settings.models, settings.limits.max_pixels)
+        workers = Workers(models, settings.workers)
     except EngineFailed as error:
         raise ConfigError([str(error)]) from None
     metrics = Metrics()
     store = Store(settings.state_dir, clock.machine_id(), settings.store.max_bytes)
-    workers = Workers(models, settings.workers)
     line = Line(settings.limits.line_frames)
     connection = _connection(settings)
     intake = Intake(settings, connection.inbox, line, workers, metrics, time)

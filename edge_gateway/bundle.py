@@ -50,7 +50,8 @@ class Manifest(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="SHA-256 of the model's file.")
     input: InputSettings = Field(description="What goes in.")
     quantization: Literal["full_integer", "none"] | None = Field(
-        None, description="full_integer: input and output are 8-bit integers; none: floating point. Given, it is checked."
+        None,
+        description="full_integer: input and output are 8-bit integers; none: floating point. Given, it is checked.",
     )
     output: OutputSettings = Field(OutputSettings(), description="What comes out.")
     labels: list[str] | None = Field(None, description="Labels in the order of the outputs.")
@@ -117,7 +118,7 @@ def _read(file: Path, max_bytes: int) -> bytes:
 
 def _read_labels(file: Path) -> list[str]:
     try:
-        text = _read(file, 1 << 20).decode("utf-8")
+        text = _read(file, 1 << 20).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError([f"{file}: labels are UTF-8, one a line; byte {error.start} is not"]) from None
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -45,7 +45,8 @@ class Committed:
     results: list[Message] = field(default_factory=list)
     receipts: dict[tuple[str, str], Message] = field(default_factory=dict)
     replies: list[tuple[Arrived, list[dict[str, Any]] | NotAnswered]] = field(default_factory=list)
-    last_result_position: int = 0
+    last_position: int = 0
+    """Up to where results and alarms are published once `results` are."""
 
 
 class Committer:
@@ -54,7 +55,7 @@ class Committer:
     def __init__(self, settings: GatewaySettings, store: Store, metrics: Metrics, time: clock.Clock) -> None:
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
         self._source = topics.gateway_source(settings.prefix, settings.gateway)
-        self._alarmed_s: dict[str, float] = {}
+        self._alarmed_s: dict[tuple[str, str], float] = {}
 
     def commit(self, batch: Sequence[Finished]) -> Committed:
         """Accept the batch; StorageFailed if the disk refuses: then nothing of it happened, try again."""
@@ -71,6 +72,7 @@ class Committer:
             self._store.reload_streams()
             self._metrics.storage_failures.inc()
             raise
+        self._alarmed_s.update(work.alarmed_s)
         self._metrics.commits.inc()
         for count in work.counts:
             count()
@@ -127,7 +129,7 @@ class Committer:
         epoch = self._store.outbox.epoch
         stream = work.touch(self._store.open_stream(item.device, epoch))
         if item.redelivered:
-            seq = self._store.recent_digests(stream, RECENT_DIGESTS).get(item.digest)
+            seq = self._store.recent_digests(stream, RECENT_DIGESTS).get(_remembered_as(item))
             if seq is not None:
                 self._repeat(item, stream, seq, work)
                 return
@@ -158,7 +160,7 @@ class Committer:
         if answer is None:
             work.done.replies.append((item, NotAnswered("answered long ago")))
             return
-        if answer.digest and answer.digest != item.digest:
+        if answer.digest != _remembered_as(item):
             work.counts.append(self._metrics.conflicts.inc)
             text = f"{item.device} sent {stream.epoch}-{seq} again with another content; the first is kept"
             self._alarm("key_conflict", item.device, text, work)
@@ -166,8 +168,7 @@ class Committer:
                 self._topic_text(item), text, item.payload, item.instant.wall_ns, self._settings.store.quarantine_rows
             )
         bodies = [entry.body for entry in self._store.results_of(answer)]
-        topic = topics.topic(self._settings.prefix, topics.Kind.RESULT, item.device, item.topic.channel)
-        work.done.results += [Message(topic, body, structured=True) for body in bodies]
+        work.done.results += [self.result_message(item.device, str(item.topic.channel), body) for body in bodies]
         work.done.replies.append((item, [dict(events.decode_json(body).data or {}) for body in bodies]))
 
     # --- what it becomes
@@ -186,8 +187,8 @@ class Committer:
         else:
             lane = Lane.LOCAL
             work.declare(item.device, stream.epoch, event.key.seq, event.key.seq, "local", "readings: none")
-        entry = self._append(lane, event)
-        self._store.remember(stream, event.key.seq, Answer(entry, 0, item.digest))
+        position = self._append(lane, event)
+        self._store.remember(stream, event.key.seq, Answer(position, 0, _remembered_as(item)))
         work.done.replies.append((item, []))
 
     def _accept_ledger(self, item: Arrived, event: events.Event, work: _Work) -> None:
@@ -202,7 +203,7 @@ class Committer:
         if outcome.malformed is not None:
             self._quarantine(Malformed(self._topic_text(item), item.payload, outcome.malformed), work)
             work.declare(item.device, key.epoch, key.seq, key.seq, "buried", outcome.malformed)
-            self._store.remember(stream, key.seq, Answer(0, 0, item.digest))
+            self._store.remember(stream, key.seq, Answer(0, 0, _remembered_as(item)))
             work.done.replies.append((item, NotAnswered(outcome.malformed)))
             return
         policy = self._settings.policy(item.device, channel)
@@ -214,12 +215,12 @@ class Committer:
         kept = frame_goes(policy.keep_frames, decisions, defect, key.id, policy.sample_ratio)
         if goes_up or kept:
             picture = images.bare(item.payload)
-            self._store.blobs.put({item.digest: picture})
+            self._store.outbox.put_pictures({item.digest: picture})
             self._append(Lane.FRAME if goes_up else Lane.LOCAL, event, item.digest, len(picture))
         if not goes_up and not datas:
             disposition, reason = ("local", "no model serves it") if kept else ("shed", "no model serves it")
             work.declare(item.device, key.epoch, key.seq, key.seq, disposition, reason)
-        self._store.remember(stream, key.seq, Answer(first, len(datas), item.digest))
+        self._store.remember(stream, key.seq, Answer(first, len(datas), _remembered_as(item)))
         work.done.replies.append((item, datas))
 
     def _results(
@@ -228,7 +229,6 @@ class Committer:
         now = self._clock.now()
         total_ms = (now.uptime_ns - item.instant.uptime_ns) / 1e6
         subject = events.subject_of(item.device, str(item.topic.channel), event.key.id)
-        topic = topics.topic(self._settings.prefix, topics.Kind.RESULT, item.device, item.topic.channel)
         datas = []
         for (prediction, _, infer_ms), decision in zip(outcome.predictions, decisions, strict=True):
             data: dict[str, Any] = {
@@ -245,8 +245,8 @@ class Committer:
             if event.truth is not None:
                 data["truth"] = event.truth
             body, position = self._say(Lane.RESULT, events.RESULT, data, subject, now)
-            work.done.results.append(Message(topic, body, structured=True))
-            work.done.last_result_position = position
+            work.done.results.append(self.result_message(item.device, str(item.topic.channel), body))
+            work.done.last_position = position
             work.counts.append(self._metrics.routed.labels(decision.decision).inc)
             work.counts.append(partial(self._metrics.inference.labels(prediction.model).observe, infer_ms / 1000))
             datas.append(data)
@@ -284,15 +284,15 @@ class Committer:
                 self._say(Lane.RESULT, events.LEDGER, data, None, now)
 
     def _alarm(self, name: str, device: str, text: str, work: _Work) -> None:
-        now_s = self._clock.uptime_s()
+        now_s, which = self._clock.uptime_s(), (name, device)
         log.error("alarm name=%s device=%s text=%r", name, device, text)
-        if now_s - self._alarmed_s.get(f"{name} {device}", -ALARM_EVERY_S) < ALARM_EVERY_S:
+        said_s = work.alarmed_s.get(which, self._alarmed_s.get(which, float("-inf")))
+        if now_s - said_s < ALARM_EVERY_S:
             return
-        self._alarmed_s[f"{name} {device}"] = now_s
+        work.alarmed_s[which] = now_s
         data = {"alarm": name, "device": device, "text": text}
-        body, _ = self._say(Lane.ALARM, events.ALARM, data, None, self._clock.now())
-        topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_ALARM, self._settings.gateway)
-        work.done.results.append(Message(topic, body, retain=True, structured=True))
+        body, work.done.last_position = self._say(Lane.ALARM, events.ALARM, data, None, self._clock.now())
+        work.done.results.append(self.alarm_message(body))
 
     def _say(
         self, lane: Lane, type_: str, data: dict[str, Any], subject: str | None, now: clock.Instant
@@ -303,6 +303,15 @@ class Committer:
         body = events.encode_json(events.new_event(type_, key, now, data=data, subject=subject))
         entry = self._store.append([Draft(lane, key.epoch, key.seq, body)], self._clock.uptime_s())[0]
         return body, entry.position
+
+    def result_message(self, device: str, channel: str, body: bytes) -> Message:
+        """Return how a result is published."""
+        return Message(topics.topic(self._settings.prefix, topics.Kind.RESULT, device, channel), body, structured=True)
+
+    def alarm_message(self, body: bytes) -> Message:
+        """Return how an alarm is published."""
+        topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_ALARM, self._settings.gateway)
+        return Message(topic, body, retain=True, structured=True)
 
     def _topic_text(self, item: Arrived) -> str:
         return topics.topic(self._settings.prefix, item.topic.kind, item.device, item.topic.channel)
@@ -327,6 +336,7 @@ class _Work:
     owed: dict[tuple[str, str], Stream | None] = field(default_factory=dict)
     declared: dict[tuple[str, str, str, str], RangeSet] = field(default_factory=dict)
     counts: list[Callable[[], None]] = field(default_factory=list)
+    alarmed_s: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def touch(self, stream: Stream) -> Stream:
         self.touched[stream.no] = stream
@@ -334,3 +344,8 @@ class _Work:
 
     def declare(self, device: str, epoch: str, first: int, last: int, disposition: str, reason: str) -> None:
         self.declared.setdefault((device, epoch, disposition, reason), RangeSet()).add(first, last)
+
+
+def _remembered_as(item: Arrived) -> str:
+    """Return what tells a repeat from news: for a bare event, which has no key, its topic's part in it too."""
+    return item.digest if item.event is not None else f"{item.topic.kind.value}/{item.topic.channel} {item.digest}"

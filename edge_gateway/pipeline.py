@@ -34,6 +34,7 @@ PURGE_EVERY_S = 1.0
 RETRY_STORAGE_S = 1.0
 REPUBLISH_ROWS = 1000
 REFUSED_SHOWN = 10
+LINE_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,16 @@ class Line:
 
     def put(self, item: Item) -> None:
         """Add an item; wait while the line is full."""
-        while not self.closed.is_set():
-            try:
-                self._items.put(item, timeout=POLL_S)
-                return
-            except queue.Full:
-                continue
+        while not self.closed.is_set() and not self.offer(item, POLL_S):
+            continue
+
+    def offer(self, item: Item, patience_s: float) -> bool:
+        """Add an item; return False if the line was full for so long."""
+        try:
+            self._items.put(item, timeout=patience_s)
+        except queue.Full:
+            return False
+        return True
 
     def get(self, timeout_s: float) -> Item | None:
         """Return the next item, or None if none came in time."""
@@ -131,8 +136,12 @@ class Intake:
             self._line.put(item)
 
     def _items(self, delivery: Delivery) -> list[Item]:
-        prefix = self._settings.prefix
+        prefix, limit = self._settings.prefix, self._settings.max_payload_bytes
         try:
+            topic = topics.parse(prefix, delivery.topic)
+            if delivery.retain and topic.kind is not topics.Kind.DEVICE_STATUS:
+                delivery.ack()  # data is never retained; a broker's leftovers are not news
+                return []
             found = admit(
                 prefix, delivery.topic, delivery.payload, delivery.properties, self._clock.now(), delivery.redelivered
             )
@@ -141,27 +150,30 @@ class Intake:
             delivery.ack()
             return []
         except events.MalformedEvent as error:
-            device = topics.parse(prefix, delivery.topic).owner
-            return [Item(Malformed(delivery.topic, delivery.payload, str(error), device, error.key), delivery.ack)]
+            bad = Malformed(delivery.topic, delivery.payload, str(error), topic.owner, error.key)
+            return [Item(bad, delivery.ack)]
         if isinstance(found, DeviceStatus):
             return [Item(found, delivery.ack)]
-        if delivery.retain:  # data is never retained; a broker's leftovers are not news
-            delivery.ack()
-            return []
+        if len(delivery.payload) > limit:
+            reason = f"{len(delivery.payload)} bytes; at most {limit} are taken (max_payload_bytes)"
+            key = found[0].event.key if found[0].event else None
+            return [Item(Malformed(delivery.topic, delivery.payload, reason, topic.owner, key), delivery.ack)]
         return [Item(a, _nothing if a is not found[-1] else delivery.ack) for a in found]
 
     def _refuse(self, error: topics.BadTopic) -> None:
         self._metrics.refused_topics.inc()
-        if error.topic not in self.refused:
-            log.warning("topic_refused topic=%r nearest=%r", error.topic[:200], error.nearest)
+        shown = error.topic[:200]
+        if shown not in self.refused:
+            log.warning("topic_refused topic=%r nearest=%r", shown, error.nearest)
             while len(self.refused) >= REFUSED_SHOWN:
                 self.refused.pop(next(iter(self.refused)))
-            self.refused[error.topic[:200]] = error.nearest
+            self.refused[shown] = error.nearest
 
     def predict(self, picture: bytes, channel: str) -> Future[list[dict[str, Any]]]:
         """Send an uploaded picture down the same line, as a bare frame of the device `http`.
 
-        The future gives the results' data once they are committed. Errors: MalformedEvent, and NotAnswered in it.
+        The future gives the results' data once they are committed, or NotAnswered.
+        Errors: MalformedEvent, ValueError for a channel's name, NotAnswered if the line has no place.
         """
         prefix = self._settings.prefix
         topic = topics.topic(prefix, topics.Kind.FRAME, "http", channel)
@@ -169,8 +181,10 @@ class Intake:
         assert isinstance(found, list)
         arrived = found[0]
         arrived.reply = Future()
+        arrived.reply.set_running_or_notify_cancel()  # a caller who gives up must not take the writer's answer with him
         self._workers.start(arrived)
-        self._line.put(Item(arrived, _nothing))
+        if not self._line.offer(Item(arrived, _nothing), LINE_PATIENCE_S):
+            raise NotAnswered("the line is full; try again")
         return arrived.reply
 
 
@@ -253,8 +267,8 @@ class Writer:
         connected = self._connection.connected
         for message in done.results:
             self._publish(message)
-        if connected and done.last_result_position:
-            self._store.mark_published(done.last_result_position)
+        if connected and done.last_position:
+            self._store.mark_published(done.last_position)
         for receipt in done.receipts.values():
             self._publish(receipt)
         for item in batch:
@@ -284,7 +298,8 @@ class Writer:
         self._purged_s = now_s
         kept = self._settings.store
         try:
-            self._store.purge(self._settings.uplink == "cloud", kept.retention_s, kept.retention_bytes, now_s)
+            if self._store.purge(self._settings.uplink == "cloud", kept.retention_s, kept.retention_bytes, now_s):
+                self._purged_s = float("-inf")  # go on after the next batch
         except StorageFailed as error:
             log.error("purge_failed error=%s", error)
         self._metrics.held_rows.set(self._store.outbox.held_rows)
@@ -295,10 +310,11 @@ class Writer:
         """Publish what a former life committed and perhaps never said."""
         for entry in self._tail:
             event = events.decode_json(entry.body)
-            if event.type == events.RESULT and event.subject:
+            if event.type == events.ALARM:
+                self._publish(self._committer.alarm_message(entry.body))
+            elif event.type == events.RESULT and event.subject:
                 device, channel, _ = event.subject.split("/")
-                topic = topics.topic(self._settings.prefix, topics.Kind.RESULT, device, channel)
-                self._publish(Message(topic, entry.body, structured=True))
+                self._publish(self._committer.result_message(device, channel, entry.body))
             self._store.mark_published(entry.position)
         log.info("results_republished rows=%d", len(self._tail))
         self._tail = []

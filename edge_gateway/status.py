@@ -7,6 +7,7 @@ import secrets
 import threading
 from typing import Any
 
+from edge_gateway.bundle import Bundle
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Intake
 from edge_gateway.settings import GatewaySettings
@@ -14,7 +15,10 @@ from edge_gateway.store import Store
 from millrace import __version__, clock, jsontext, topics
 from millrace.mqtt import Connected, Connection
 from millrace.outbox import Reader
+from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
+
+LABELS_SHOWN = 100
 
 
 class Herald:
@@ -58,18 +62,9 @@ class Herald:
             return False
         if not isinstance(event, Connected):
             return False
-        for bundle in self._models.bundles:
-            manifest = bundle.manifest
-            value = {
-                "model": bundle.name,
-                "task": manifest.task,
-                "sha256": manifest.sha256,
-                "labels": list(bundle.labels)[:100],
-                "engine": "litert",
-                "licence": manifest.licence,
-            }
-            topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_MODEL, self._settings.gateway)
-            self._connection.publish(topic, jsontext.dump(value), retain=True)
+        topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_MODEL, self._settings.gateway)
+        models = [_model_facts(bundle) for bundle in self._models.bundles]
+        self._connection.publish(topic, jsontext.dump({"models": models}), retain=True)
         return True
 
     def facts(self) -> dict[str, Any]:
@@ -93,6 +88,18 @@ class Herald:
         }
 
 
+def _model_facts(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "model": bundle.name,
+        "task": manifest.task,
+        "sha256": manifest.sha256,
+        "labels": list(bundle.labels)[:LABELS_SHOWN],
+        "engine": "litert",
+        "licence": manifest.licence,
+    }
+
+
 class Uplink:
     """What the sync worker beside us has settled and says of the link; read-only, for /health and /metrics."""
 
@@ -110,8 +117,15 @@ class Uplink:
             link = self._settled.link()
             epochs = list(self._outbox.epochs())
             settled = self._settled.read(epochs[-1]) if epochs else {}
-            backlog = self._outbox.backlog({lane: ranges.last() or 0 for lane, ranges in settled.items()})
+            # What was sent ahead of a backlog counts as waiting until the backlog has caught up with it.
+            backlog = self._outbox.backlog({lane: _without_a_gap(ranges) for lane, ranges in settled.items()})
         return {
             "link": link["state"] if link else "no sync worker seen",
             "backlog": {lane.name.lower(): count for lane, count in backlog.items()},
         }
+
+
+def _without_a_gap(settled: RangeSet) -> int:
+    """Return the position up to which all is settled."""
+    first = next(iter(settled), None)
+    return first[1] if first is not None and first[0] == 1 else 0

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 ANSWERS_KEPT = 20_000
 PURGE_ROWS = 500
+PURGED_SHARE = 0.9  # a store that was full is cleared down to this, so that it is not full again at once
 _SCHEMA = """
 CREATE TABLE stream (
     no INTEGER PRIMARY KEY, device TEXT NOT NULL, epoch TEXT NOT NULL,
@@ -131,8 +132,9 @@ class Store:
         return [e for e in entries if e.intact and e.position < answer.position + answer.rows and e.lane is Lane.RESULT]
 
     def unpublished(self, max_rows: int) -> list[Entry]:
-        """Return results that were committed and perhaps never published."""
-        return [e for e in self.outbox.read(self.published, max_rows, Lane.RESULT) if e.intact]
+        """Return results and alarms that were committed and perhaps never published, in order."""
+        found = [e for lane in (Lane.ALARM, Lane.RESULT) for e in self.outbox.read(self.published, max_rows, lane)]
+        return sorted((e for e in found if e.intact), key=lambda e: e.position)
 
     # --- writing
 
@@ -158,23 +160,22 @@ class Store:
 
     # --- settling
 
-    def purge(self, uplink: bool, retention_s: float, retention_bytes: int, uptime_s: float) -> int:
-        """Drop what is settled and older than the retention, or over its bytes; return how many rows went."""
+    def purge(self, uplink: bool, retention_s: float, retention_bytes: int, uptime_s: float) -> bool:
+        """Drop what is settled and older than the retention, or over its bytes; return whether more is due at once."""
         settled = self._settled.read(self.outbox.epoch) if uplink else {}
         keep_from_s = self.outbox.age_s(uptime_s) - retention_s
-        over_bytes = self.outbox.held_bytes - retention_bytes
-        doomed = []
+        keep_bytes = min(retention_bytes, int(self._max_bytes * PURGED_SHARE))
         slice_ = self.outbox.read(self._purge_after, PURGE_ROWS)
         self._purge_after = slice_[-1].position if len(slice_) == PURGE_ROWS else 0
-        for entry in slice_:
-            final = not uplink or entry.lane is Lane.LOCAL or entry.position in settled.get(entry.lane, ())
-            if final and (entry.born_s < keep_from_s or over_bytes > 0):
-                doomed.append(entry.position)
-                over_bytes -= entry.bytes
-        if not doomed:
-            return 0
+        gone = 0
         with self.outbox.transaction():
-            return self.outbox.forget(doomed)
+            for entry in slice_:
+                if entry.born_s >= keep_from_s and self.outbox.held_bytes <= keep_bytes:
+                    self._purge_after = 0  # what follows is younger
+                    break
+                if not uplink or entry.lane is Lane.LOCAL or entry.position in settled.get(entry.lane, ()):
+                    gone += self.outbox.forget([entry.position])
+        return gone >= PURGE_ROWS // 2
 
     def close(self) -> None:
         """Close the file; what it holds stays."""

@@ -59,7 +59,7 @@ class Preparation:
         height, width = pixels.shape[:2]
         if wanted.resize == "center_crop":
             ratio = min(height / wanted.height, width / wanted.width)
-            crop_height, crop_width = round(wanted.height * ratio), round(wanted.width * ratio)
+            crop_height, crop_width = max(1, round(wanted.height * ratio)), max(1, round(wanted.width * ratio))
             top, left = (height - crop_height) // 2, (width - crop_width) // 2
             pixels = pixels[top : top + crop_height, left : left + crop_width]
         if pixels.shape[:2] == (wanted.height, wanted.width):

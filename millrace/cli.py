@@ -28,7 +28,14 @@ COMMANDS = {
     "query": ("edge_gateway.query_command", "Ask a gateway's database in SQL, read-only."),
     "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
 }
-_EXTRA = {"agent": "camera", "gateway": "gateway", "query": "gateway", "sync": "sync", "broker": "broker", "cloud": "cloud"}
+_EXTRA = {
+    "agent": "camera",
+    "gateway": "gateway",
+    "query": "gateway",
+    "sync": "sync",
+    "broker": "broker",
+    "cloud": "cloud",
+}
 
 
 class _Lazy(click.Group):

@@ -36,7 +36,9 @@ class Floor:
             return False
         if parsed.kind is topics.Kind.GATEWAY_MODEL:
             if value is not None:
-                self.models.setdefault(parsed.owner, {})[str(value.get("model"))] = value
+                self.models[parsed.owner] = {
+                    str(m.get("model")): m for m in value.get("models", []) if isinstance(m, dict)
+                }
             return True
         known = self.gateways if parsed.kind is topics.Kind.GATEWAY_STATUS else self.devices
         if value is None:  # an empty retained message takes the last one back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -106,11 +107,17 @@ def read_secret(path: Path) -> str:
         raise ConfigError([f"{path}: cannot read the secret: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
-    if mode & 0o077:
+    if mode & 0o077 and not _handed_by_systemd(path):
         raise ConfigError([f"{path}: others may read this secret (mode {mode & 0o777:04o}); run: chmod 600 {path}"])
     if not text:
         raise ConfigError([f"{path}: the secret is empty"])
     return text
+
+
+def _handed_by_systemd(path: Path) -> bool:
+    """Say whether a secret is one of systemd's credentials: newer ones are guarded by an ACL and show mode 0440."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and path.is_relative_to(folder)
 
 
 def load(path: Path, model: type[Model]) -> Model:

@@ -7,6 +7,7 @@ another epoch purge nothing.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from millrace.outbox import Lane, open_reader
 from millrace.ranges import RangeSet
@@ -30,12 +31,9 @@ class SettledReader:
 
     def read(self, epoch: str) -> dict[Lane, RangeSet]:
         """Return what is settled in each lane for this epoch of the gateway."""
-        connection = self._open()
         settled: dict[Lane, RangeSet] = {}
-        if connection is not None:
-            rows = connection.execute("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,))
-            for lane, first, last in rows.fetchall():
-                settled.setdefault(Lane(lane), RangeSet()).add(first, last)
+        for lane, first, last in self._all("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,)):
+            settled.setdefault(Lane(lane), RangeSet()).add(first, last)
         return settled
 
     def highest(self, epoch: str) -> int:
@@ -44,15 +42,13 @@ class SettledReader:
 
     def link(self) -> dict[str, object] | None:
         """Return the link's state as the sync worker last wrote it, or None without one."""
-        connection = self._open()
-        if connection is None:
-            return None
-        state, since, success, rate = connection.execute(
+        for state, since, success, rate in self._all(
             "SELECT state, since_wall_ns, last_success_wall_ns, rows_per_s FROM link"
-        ).fetchone()
-        return {"state": state, "since_wall_ns": since, "last_success_wall_ns": success, "rows_per_s": rate}
+        ):
+            return {"state": state, "since_wall_ns": since, "last_success_wall_ns": success, "rows_per_s": rate}
+        return None
 
-    def _open(self) -> Connection | None:
+    def _all(self, sql: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
         if self._connection is None:
             self._connection = open_reader(self._path, "SELECT one FROM link")
-        return self._connection
+        return [] if self._connection is None else self._connection.execute(sql, values).fetchall()

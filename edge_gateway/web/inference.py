@@ -28,6 +28,7 @@ from millrace.settings import read_secret
 log = logging.getLogger(__name__)
 
 STALE_BEAT_S = 30.0
+FORM_BYTES = 16 << 10  # what a form adds to its file: boundaries, names, a few fields
 
 
 class Web:
@@ -94,20 +95,21 @@ class Web:
     async def _upload(self, request: Request) -> bytes:
         """Return the picture of a raw body, or of the first file of a form; 413 over the limit."""
         limit = self._settings.max_payload_bytes
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            async with request.form(max_files=1, max_fields=8, max_part_size=limit) as form:
-                file = next((part for part in form.values() if isinstance(part, UploadFile)), None)
-                if file is None:
-                    raise HTTPException(422, "the form holds no file")
-                if (file.size or 0) > limit:
-                    raise HTTPException(413, f"a picture has at most {limit} bytes (max_payload_bytes)")
-                return await file.read()
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise HTTPException(413, f"a picture has at most {limit} bytes (max_payload_bytes)")
-        return body
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return await _read_body(request, limit)
+        body = await _read_body(request, limit + FORM_BYTES)  # before it is parsed: a form's file may be of any size
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async with Request(request.scope, receive).form(max_files=1, max_fields=8) as form:
+            file = next((part for part in form.values() if isinstance(part, UploadFile)), None)
+            if file is None:
+                raise HTTPException(422, "the form holds no file")
+            picture = await file.read()
+        if len(picture) > limit:
+            raise _too_large(limit)
+        return picture
 
     async def _health(self, request: Request) -> Response:
         self._check_token(request)
@@ -137,6 +139,19 @@ class Web:
         shown = request.headers.get("authorization", "")
         if self._token is not None and not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
             raise HTTPException(401, "show the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"a picture has at most {max_bytes} bytes (max_payload_bytes)")
 
 
 async def _refusal(_request: Request, error: Exception) -> Response:

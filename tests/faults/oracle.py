@@ -86,7 +86,9 @@ def _note_repeats(account: Account, what: str, keys: Counter[tuple[str, int]]) -
 
 def _note_disorder(account: Account, origin: str, epochs: list[str], held: Sequence[Mapping[str, Any]]) -> None:
     """Order is that of the keys, and the keys' order is that in which things were captured."""
-    places = [(epochs.index(epoch), seq) for epoch, seq in (events.parse_id(event["id"]) for event in held)]
+    number = {epoch: place for place, epoch in enumerate(epochs)}
+    keys = [events.parse_id(event["id"]) for event in held]
+    places = [(number.get(epoch, len(number)), seq) for epoch, seq in keys]
     if places != sorted(places):
         account.complaints.append(f"{origin}: the cloud gives its events out of order")
     captured_ns = [int(event["uptimens"]) for event in held]

@@ -6,13 +6,14 @@ MILLRACE_KILLS sets the number of random kills, MILLRACE_SEED repeats a run's ch
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
-
-from bench.measures import Measure, equal
 from faults.kills import Outcome, chosen_seed, kill_at_random, kill_each_in_turn, reckon
 from faults.line import DEVICES, BrokerKind, Line, has_mosquitto
+
+from bench.measures import Measure, equal
 
 pytestmark = [
     pytest.mark.faults,
@@ -45,7 +46,7 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random(
     tmp_path: Path, broker: BrokerKind, measures: list[Measure]
 ) -> None:
     seed, kills = chosen_seed(), int(os.environ.get("MILLRACE_KILLS", "40"))
-    print(f"MILLRACE_SEED={seed} MILLRACE_KILLS={kills}")
+    sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_KILLS={kills}\n")
     with Line(tmp_path, broker, captures=CAPTURES, interval_s=INTERVAL_S) as line:
         kill_at_random(line, seed, kills)
         outcome = reckon(line)

@@ -311,3 +311,15 @@ def test_a_secret_that_is_not_there_is_refused(tmp_path: Path) -> None:
         settings.read_secret(tmp_path / "none")
     with pytest.raises(ConfigError, match="cannot read the secret: Is a directory"):
         settings.read_secret(tmp_path)
+
+
+def test_a_credential_that_systemd_guards_by_an_acl_is_taken_whatever_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "broker-password"
+    secret.write_text("hunter2\n", encoding="utf-8")
+    secret.chmod(0o440)
+    with pytest.raises(ConfigError, match="others may read this secret"):
+        settings.read_secret(secret)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert settings.read_secret(secret) == "hunter2"
