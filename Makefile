@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.demo ## Put Millrace and what it needs into .venv (about 490 MB, once)
+install: $(VENV)/.demo ## Put Millrace and what it needs into .venv (about 410 MB, once)
 	@echo "Installed. Try: $(BIN)/millrace --help"
 
 demo: $(VENV)/.demo ## See the whole line run on this machine, the cloud cut off and back (30 s)
@@ -58,11 +58,11 @@ $(VENV)/bin/python:
 		{ echo "Python cannot make a virtual environment. On Debian: sudo apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 
 $(VENV)/.demo: setup.cfg pyproject.toml | $(VENV)/bin/python
-	@echo "Installing Millrace into $(VENV): OpenCV, LiteRT, NumPy, two small web parts, MQTT; about 150 MB to fetch, 490 MB on disk."
+	@echo "Installing Millrace into $(VENV): OpenCV, LiteRT, NumPy, two small web parts, MQTT; about 115 MB to fetch, 410 MB on disk."
 	@$(BIN)/python -m pip install --quiet -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/bin/python
-	@echo "Installing Millrace and its test tools into $(VENV): about 180 MB to fetch, 580 MB on disk."
+	@echo "Installing Millrace and its test tools into $(VENV): about 155 MB to fetch, 540 MB on disk."
 	@$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.demo

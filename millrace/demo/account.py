@@ -109,8 +109,8 @@ def promised(agent_dir: Path) -> dict[str, RangeSet]:
     return {epoch: RangeSet([(1, seq)]) for epoch, seq in minted.items() if seq}
 
 
-def answered(gateway_dir: Path) -> set[str]:
-    """Return the subjects that the gateway has answered, from its own database."""
+def answered(gateway_dir: Path, device: str) -> set[str]:
+    """Return the subjects of a device that the gateway has answered, from its own database."""
     reader = Reader(gateway_dir / "gateway.db")
     subjects: set[str] = set()
     after = 0
@@ -118,7 +118,7 @@ def answered(gateway_dir: Path) -> set[str]:
         after = rows[-1].position
         for row in rows:
             event = jsontext.parse(row.body)
-            if isinstance(event, dict) and event["type"] == events.RESULT:
+            if isinstance(event, dict) and event["type"] == events.RESULT and event["subject"].startswith(f"{device}/"):
                 subjects.add(event["subject"])
     reader.close()
     return subjects
@@ -129,7 +129,8 @@ def settle_account(
 ) -> Account:
     """Count a finished run: set difference by key between the agent's ledger and the cloud's table."""
     keys = promised(home / "agent")
-    results, _ = cloud.results()
+    everything, _ = cloud.results()
+    results = [result for result in everything if result["subject"].startswith(f"{device}/")]
     subjects = [result["subject"] for result in results]
     held = list(cloud.events(f"device/{device}"))
     accounted: dict[str, RangeSet] = {}
@@ -147,7 +148,7 @@ def settle_account(
     ordered = sorted(latencies_ms)
     return Account(
         captured=captured,
-        inferred=len(answered(home / "gateway")),
+        inferred=len(answered(home / "gateway", device)),
         cloud=captured - lost,
         lost=lost,
         duplicated=doubled,

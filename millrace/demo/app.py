@@ -222,7 +222,7 @@ class Demo:
         accounted: int = sum(
             row["held"] + sum(row["declared"].values())
             for row in audit["origins"]
-            if row["origin"].startswith("device/")
+            if row["origin"] == f"device/{DEVICE}"
         )
         return accounted >= minted
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from edge_gateway.bundle import Manifest
+from edge_gateway.bundle import MAX_LABEL_CHARS, Manifest
 from edge_gateway.settings import GatewaySettings
 from millrace_models import bundle_path
 
@@ -49,6 +49,7 @@ def table() -> dict[str, str]:
 
 def test_every_key_of_a_manifest_is_in_the_table_with_its_default() -> None:
     assert table() == dict(keys_of(Manifest))
+    assert f"1 to {MAX_LABEL_CHARS} characters each" in PAGE
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ MEANING = {
     "again. `refused` lists topics whose names it does not take, each with the nearest good one. The last will is "
     '`{"state":"lost"}`; a gateway that is stopped says `offline`. While reading from the broker is paused it says '
     '`{"state":"busy"}`, not retained.',
-    Kind.GATEWAY_MODEL: "One message for each model that it serves; the broker retains the last one.",
+    Kind.GATEWAY_MODEL: "Every model that it serves, each with its first 100 labels.",
     Kind.GATEWAY_ALARM: "Something that a person must see; at most one a minute for each name and device.",
 }
 HEAD = """\

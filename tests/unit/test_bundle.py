@@ -1,0 +1,133 @@
+"""A bundle is taken only if file, digest, labels and manifest agree, and what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_gateway.bundle import MAX_LABEL_CHARS, Bundle, load_bundle
+from edge_gateway.engines.engine import EngineFailed
+from edge_gateway.models import Models
+from edge_gateway.settings import ModelSettings
+from millrace.settings import ConfigError
+from millrace_models import bundle_path
+
+MODEL = b"a model"
+MANIFEST = {
+    "name": "parts",
+    "version": "3",
+    "sha256": hashlib.sha256(MODEL).hexdigest(),
+    "input": "{width: 8, height: 8}",
+    "labels": "[ok, scratch]",
+    "ok_labels": "[ok]",
+    "licence": "Apache-2.0",
+}
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Return a function that writes a bundle with some keys of its manifest changed; None leaves a key out."""
+
+    def write(**changed: str | None) -> Path:
+        (tmp_path / "model.tflite").write_bytes(MODEL)
+        values = {name: value for name, value in (MANIFEST | changed).items() if value is not None}
+        (tmp_path / "manifest.yaml").write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
+        return tmp_path
+
+    return write
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_bundle(folder)
+    (problem,) = caught.value.problems
+    return problem
+
+
+def test_a_bundle_is_named_by_name_and_version(make: Make) -> None:
+    bundle = load_bundle(make())
+    assert (bundle.name, bundle.labels, bundle.model) == ("parts@3", ("ok", "scratch"), MODEL)
+
+
+def test_a_label_that_is_not_ok_is_a_defect_but_only_where_ok_labels_are_given(make: Make) -> None:
+    assert [load_bundle(make()).is_defect(label) for label in ("ok", "scratch")] == [False, True]
+    assert not load_bundle(make(ok_labels=None)).is_defect("scratch")
+
+
+def test_a_model_that_was_changed_is_refused_with_both_the_digest_and_the_next_step(make: Make) -> None:
+    folder = make()
+    (folder / "model.tflite").write_bytes(MODEL + b"!")
+    said = refusal(folder)
+    assert hashlib.sha256(MODEL + b"!").hexdigest() in said
+    assert "copy it again" in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"labels": None}, "give either labels or labels_file"),
+        ({"labels_file": "labels.txt"}, "give either labels or labels_file"),
+        ({"labels": None, "labels_file": "labels.txt"}, "labels.txt: cannot read: No such file"),
+        ({"labels": "[]"}, "labels: one for each output"),
+        ({"labels": f"[ok, {'x' * (MAX_LABEL_CHARS + 1)}]"}, "labels: one for each output"),
+        ({"ok_labels": "[okay]"}, "ok_labels: 'okay' is none of the labels"),
+        ({"file": "gone.tflite"}, "gone.tflite: cannot read: No such file"),
+        ({"file": "../model.tflite"}, "file: String should match pattern"),
+        ({"file": "/etc/passwd"}, "file: String should match pattern"),
+        ({"labels": None, "labels_file": "../labels.txt"}, "labels_file: String should match pattern"),
+        ({"sha256": "abc"}, "sha256: String should match pattern"),
+        ({"version": "0"}, "version: Input should be greater than or equal to 1"),
+        ({"licence": None}, "licence: is needed and not there"),
+        ({"thresold": "0.5"}, 'unknown key (did you mean "threshold"?)'),
+        ({"input": "{width: 8, height: 8, std: 0}"}, "input.std: Input should be greater than 0"),
+    ],
+)
+def test_a_bundle_that_does_not_fit_is_refused_in_words(make: Make, changed: dict[str, str | None], said: str) -> None:
+    assert said in refusal(make(**changed))
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    assert "manifest.yaml: cannot read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"ok\nscratch\n", b"\xef\xbb\xbfok\r\nscratch\r\n", b"ok \n\nscratch"])
+def test_a_file_of_labels_may_come_from_any_editor(make: Make, text: bytes) -> None:
+    (make() / "labels.txt").write_bytes(text)
+    assert load_bundle(make(labels=None, labels_file="labels.txt")).labels == ("ok", "scratch")
+
+
+def test_labels_that_are_not_utf8_are_refused_with_the_place(make: Make) -> None:
+    (make() / "labels.txt").write_bytes(b"ok\nr\xe9ussi\n")
+    assert "byte 4 is not" in refusal(make(labels=None, labels_file="labels.txt"))
+
+
+def test_the_shipped_bundle_is_whole() -> None:
+    bundle: Bundle = load_bundle(bundle_path("parts"))
+    assert bundle.labels == ("ok", "scratch", "missing_screw", "stain")
+
+
+def test_a_file_that_is_no_model_is_refused_by_name(make: Make) -> None:
+    with pytest.raises(EngineFailed, match="model parts@3: LiteRT refuses it"):
+        Models([ModelSettings(bundle=make())], 1000)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "said"),
+    [
+        ("labels: [ok, scratch, missing_screw, stain]", "labels: [ok, scratch]", "has 4 outputs and 2 labels"),
+        ("width: 96", "width: 64", r"takes \(1, 96, 96, 3\), but its manifest says \(1, 96, 64, 3\)"),
+        ("color: RGB", "color: GRAY", r"takes \(1, 96, 96, 3\), but its manifest says \(1, 96, 96, 1\)"),
+    ],
+)
+def test_a_manifest_that_contradicts_its_model_is_refused(tmp_path: Path, was: str, becomes: str, said: str) -> None:
+    shipped = bundle_path("parts")
+    text = (shipped / "manifest.yaml").read_text()
+    assert was in text
+    (tmp_path / "manifest.yaml").write_text(text.replace(was, becomes))
+    (tmp_path / "model.tflite").write_bytes((shipped / "model.tflite").read_bytes())
+    with pytest.raises(EngineFailed, match=said):
+        Models([ModelSettings(bundle=tmp_path)], 1000)

@@ -1,0 +1,681 @@
+"""Accepting, against a real store: one transaction makes rows, watermarks and answers, and a repeat hears the same."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome, admit
+from edge_gateway.commit import ALARM_EVERY_S, Committed, Committer, Finished, NotAnswered
+from edge_gateway.metrics import Metrics
+from edge_gateway.models import Models
+from edge_gateway.pipeline import Line, Writer
+from edge_gateway.prediction import Prediction
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.store import PURGE_ROWS, Store
+from millrace import events, images, topics
+from millrace.clock import Instant
+from millrace.mqtt import Connection, Inbox, Will
+from millrace.outbox import Entry, Lane, StorageFailed
+from millrace.settled import SCHEMA as SYNC_SCHEMA
+
+EPOCH = "k3v9x0pa"
+WALL_NS = 1_790_000_000_000_000_000
+PICTURES = [cv2.imencode(".jpg", np.full((8, 8, 3), shade, np.uint8))[1].tobytes() for shade in range(0, 250, 10)]
+SURE, UNSURE, DEFECT = ("ok", 0.97, False), ("ok", 0.4, False), ("scratch", 0.97, True)
+
+
+@dataclass
+class FakeClock:
+    """Time that stands still until a test moves it."""
+
+    seconds: float = 100.0
+
+    def now(self) -> Instant:
+        return Instant(WALL_NS, "f00d", int(self.seconds * 1e9))
+
+    def uptime_s(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Gateway:
+    """The accepting half of a gateway over a store in a folder; `settings` are fields of GatewaySettings."""
+
+    folder: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        loaded = GatewaySettings.model_validate({"gateway": "g1", "state_dir": self.folder} | self.settings)
+        self.metrics = Metrics()
+        self.store = Store(self.folder, "machine-1", loaded.store.max_bytes)
+        self.committer = Committer(loaded, self.store, self.metrics, self.clock)
+        self.loaded = loaded
+
+    def reopen(self) -> None:
+        self.store.close()
+        self.open()
+
+    def take(self, *batch: Finished) -> Committed:
+        return self.committer.commit(batch)
+
+    def rows(self, lane: Lane | None = None) -> list[Entry]:
+        return self.store.outbox.read(0, 10_000, lane)
+
+    def said(self, type_: str) -> list[dict[str, Any]]:
+        """Return the data of what is held of a type, the gateway's own words and the devices'."""
+        bodies = [json.loads(row.body) for row in self.rows()]
+        return [body["data"] for body in bodies if body["type"] == type_]
+
+    def ledger(self) -> list[tuple[str, int, int, str]]:
+        found = self.said(events.LEDGER)
+        return [(data["epoch"], data["from"], data["to"], data["disposition"]) for data in found]
+
+    def quarantined(self) -> list[tuple[str, str, bytes]]:
+        return self.store.outbox.connection.execute("SELECT topic, reason, payload FROM quarantine").fetchall()
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def pictures(self) -> set[str]:
+        return set(self.store.blobs.digests())
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    made = Gateway(tmp_path / "state")
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway whose quota its first event has used up."""
+    made = Gateway(tmp_path / "state", {"store": {"max_bytes": 1, "retention_s": 0}, "uplink": "none"})
+    made.take(reading(1))
+    assert made.store.full
+    yield made
+    made.store.close()
+
+
+def arrive(kind: str, payload: bytes, device: str = "cam-1", *, redelivered: bool = False) -> Arrived:
+    topic = f"millrace/device/{device}/{kind}"
+    found = admit("millrace", topic, payload, (), FakeClock().now(), redelivered=redelivered)
+    assert isinstance(found, list)
+    return found[0]
+
+
+def event(type_: str, seq: int, data: Any, base: int | None, channel: str, epoch: str) -> events.Event:
+    key = events.Key(topics.device_source("millrace", "cam-1", channel), epoch, seq)
+    made = events.new_event(type_, key, FakeClock().now(), data=data)
+    return made if base is None else made.with_base(base)
+
+
+def reading(seq: int, value: float = 41.2, base: int | None = None, channel: str = "belt", epoch: str = EPOCH) -> Arrived:
+    made = event(events.READING, seq, {"temperature_c": value}, base, channel, epoch)
+    return arrive(f"reading/{channel}", events.encode_json(made))
+
+
+def answered(arrived: Arrived, *answers: tuple[str, float, bool], malformed: str | None = None) -> Arrived:
+    """Return a frame of which the workers have made this; no answer: no model serves it."""
+    if answers or malformed:
+        outcome = Outcome(malformed=malformed)
+        outcome.predictions = [
+            (Prediction(f"parts@{number}", label, score, defect), 0.8, 3.9)
+            for number, (label, score, defect) in enumerate(answers, 1)
+        ]
+        arrived.outcome = Future()
+        arrived.outcome.set_result(outcome)
+    return arrived
+
+
+def frame(seq: int, *answers: tuple[str, float, bool], malformed: str | None = None, picture: int = 0) -> Arrived:
+    payload = events.encode_frame(event(events.FRAME, seq, None, None, "top", EPOCH), PICTURES[picture])
+    return answered(arrive("frame/top", payload), *answers, malformed=malformed)
+
+
+def bare(picture: int = 0, device: str = "esp32-7", channel: str = "top", *, redelivered: bool = False) -> Arrived:
+    return answered(arrive(f"frame/{channel}", PICTURES[picture], device, redelivered=redelivered), SURE)
+
+
+def receipt(done: Committed, device: str = "cam-1", epoch: str = EPOCH) -> dict[str, Any]:
+    message = done.receipts[device, epoch]
+    assert message.topic == f"millrace/device/{device}/receipt"
+    value: dict[str, Any] = json.loads(message.payload)
+    return value
+
+
+def subjects(done: Committed) -> list[str]:
+    return [json.loads(message.payload)["subject"] for message in done.results]
+
+
+# --- what is accepted
+
+
+def test_a_frame_becomes_a_result_a_row_and_a_receipt(gateway: Gateway) -> None:
+    done = gateway.take(frame(1, SURE))
+    (message,) = done.results
+    assert message.topic == "millrace/device/cam-1/result/top"
+    body = json.loads(message.payload)
+    assert body["source"] == "/millrace/gateway/g1"
+    assert body["subject"] == f"cam-1/top/{EPOCH}-1"
+    assert {name: body["data"][name] for name in ("label", "score", "model", "decision")} == {
+        "label": "ok",
+        "score": 0.97,
+        "model": "parts@1",
+        "decision": "edge",
+    }
+    assert [row.body for row in gateway.rows(Lane.RESULT)] == [message.payload]
+    assert receipt(done) == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 2 << 20}
+
+
+def test_each_model_that_serves_a_frame_answers(gateway: Gateway) -> None:
+    done = gateway.take(frame(1, SURE, DEFECT))
+    assert [json.loads(message.payload)["data"]["model"] for message in done.results] == ["parts@1", "parts@2"]
+    assert [len(datas) for _, datas in done.replies if isinstance(datas, list)] == [2]
+
+
+def test_a_batch_is_one_commit_and_one_receipt_for_each_device(gateway: Gateway) -> None:
+    done = gateway.take(reading(1), reading(2), bare(), reading(4))
+    assert gateway.count("millrace_commits_total") == 1
+    assert set(done.receipts) == {("cam-1", EPOCH)}
+    assert receipt(done)["ranges"] == [[1, 2], [4, 4]]
+
+
+def test_the_gateways_own_numbers_have_no_gap(gateway: Gateway) -> None:
+    gateway.take(frame(1, SURE, DEFECT), frame(2, malformed="cut short"), bare())
+    gateway.take(frame(3, UNSURE))
+    own = gateway.store.outbox.epoch
+    seqs = [row.seq for row in gateway.rows() if json.loads(row.body)["source"] == "/millrace/gateway/g1"]
+    assert seqs == list(range(1, len(seqs) + 1))
+    assert gateway.store.outbox.minted()[own] == len(seqs)
+
+
+def test_how_far_a_device_has_minted_is_noted_from_its_status_and_from_what_came(gateway: Gateway) -> None:
+    gateway.take(reading(3), DeviceStatus("cam-2", online=True, epoch=EPOCH, minted=9))
+    found = gateway.store.outbox.connection.execute("SELECT origin, epoch, seq FROM minted").fetchall()
+    assert sorted(found) == [("device/cam-1", EPOCH, 3), ("device/cam-2", EPOCH, 9)]
+
+
+def test_a_device_that_comes_online_is_told_what_is_here_of_its_epoch(gateway: Gateway) -> None:
+    gateway.take(reading(1), reading(2))
+    known = gateway.take(DeviceStatus("cam-1", online=True, epoch=EPOCH, minted=2))
+    assert receipt(known)["ranges"] == [[1, 2]]
+    new = gateway.take(DeviceStatus("cam-1", online=True, epoch="zzzzzzzz", minted=2))
+    assert receipt(new, epoch="zzzzzzzz")["ranges"] == []
+    assert gateway.take(DeviceStatus("cam-1", online=False, epoch=EPOCH, minted=2)).receipts == {}
+
+
+# --- repeats
+
+
+def test_a_repeat_is_answered_with_what_was_stored_and_stores_nothing(gateway: Gateway) -> None:
+    first = gateway.take(frame(1, SURE, DEFECT))
+    held = gateway.store.outbox.held_rows
+    again = gateway.take(frame(1, UNSURE))
+    assert again.results == first.results
+    assert receipt(again)["ranges"] == [[1, 1]]
+    assert gateway.store.outbox.held_rows == held
+    assert gateway.count("millrace_events_deduplicated_total", device="cam-1") == 1
+
+
+def test_a_repeat_in_the_same_batch_is_one_too(gateway: Gateway) -> None:
+    done = gateway.take(frame(1, SURE), frame(1, SURE))
+    assert len(gateway.rows(Lane.RESULT)) == 1
+    assert subjects(done) == [f"cam-1/top/{EPOCH}-1"] * 2
+
+
+def test_a_repeat_after_a_restart_hears_the_same(gateway: Gateway) -> None:
+    first = gateway.take(frame(1, SURE), reading(2))
+    gateway.reopen()
+    again = gateway.take(frame(1, DEFECT), reading(2))
+    assert again.results == first.results
+    assert receipt(again)["ranges"] == [[1, 2]]
+
+
+def test_a_repeat_whose_answer_is_purged_is_receipted_all_the_same(gateway: Gateway) -> None:
+    gateway.take(frame(1, SURE))
+    gateway.clock.seconds += 10
+    gateway.store.purge(uplink=False, retention_s=5, retention_bytes=1 << 40, uptime_s=gateway.clock.seconds)
+    assert gateway.rows() == []
+    again = gateway.take(frame(1, SURE))
+    assert again.results == []
+    assert receipt(again)["ranges"] == [[1, 1]]
+
+
+def test_the_same_key_with_another_content_is_an_alarm_once_and_the_first_is_kept(gateway: Gateway) -> None:
+    first = gateway.take(frame(1, SURE))
+    done = gateway.take(frame(1, DEFECT, picture=1))
+    alarm, result = sorted(done.results, key=lambda message: not message.retain)
+    assert (alarm.topic, alarm.retain) == ("millrace/gateway/g1/alarm", True)
+    assert [result] == first.results
+    again = gateway.take(frame(1, DEFECT, picture=2), reading(1))
+    assert not any(message.retain for message in again.results)
+    assert [data["alarm"] for data in gateway.said(events.ALARM)] == ["key_conflict"]
+    assert [row.lane for row in gateway.rows() if row.lane is Lane.ALARM] == [Lane.ALARM]
+    assert len(gateway.quarantined()) == 3
+    assert gateway.count("millrace_key_conflicts_total") == 3
+    assert len(gateway.rows(Lane.RESULT)) == 1
+
+
+def test_an_alarm_sounds_again_when_it_has_been_quiet_for_long(gateway: Gateway) -> None:
+    gateway.take(reading(1))
+    for _ in range(2):
+        gateway.take(reading(1, value=9))
+        gateway.clock.seconds += ALARM_EVERY_S
+    assert len(gateway.said(events.ALARM)) == 2
+
+
+def test_an_alarm_of_a_commit_that_failed_is_not_taken_for_said(gateway: Gateway) -> None:
+    gateway.take(reading(1))
+    with no_room(gateway), pytest.raises(StorageFailed):
+        gateway.take(reading(1, value=9), reading(2))
+    gateway.take(reading(1, value=9), reading(2))
+    assert len(gateway.said(events.ALARM)) == 1
+
+
+# --- gaps
+
+
+def test_what_lies_below_the_base_is_unproven_and_owed_no_more(gateway: Gateway) -> None:
+    gateway.take(reading(3, base=1))
+    done = gateway.take(reading(8, base=6))
+    assert gateway.ledger() == [(EPOCH, 1, 2, "unproven"), (EPOCH, 4, 5, "unproven")]
+    assert receipt(done)["ranges"] == [[1, 5], [8, 8]]
+
+
+def test_without_a_base_nothing_is_declared(gateway: Gateway) -> None:
+    done = gateway.take(reading(8))
+    assert gateway.ledger() == []
+    assert receipt(done)["ranges"] == [[8, 8]]
+
+
+def test_a_devices_ledger_record_steps_over_its_gap(gateway: Gateway) -> None:
+    gateway.take(reading(1))
+    data = {"device": "cam-1", "epoch": EPOCH, "from": 2, "to": 4, "disposition": "lost", "reason": "page corrupt"}
+    record = arrive("ledger", events.encode_json(event(events.LEDGER, 5, data, None, "ledger", EPOCH)))
+    done = gateway.take(record)
+    assert receipt(done)["ranges"] == [[1, 5]]
+    assert gateway.ledger() == [(EPOCH, 2, 4, "lost")]
+    assert [row.lane for row in gateway.rows()][-1] is Lane.RESULT
+
+
+def test_a_ledger_record_of_an_older_epoch_gets_that_epochs_receipt(gateway: Gateway) -> None:
+    data = {"device": "cam-1", "epoch": "oldepoch", "from": 1, "to": 3, "disposition": "lost", "reason": "set back"}
+    record = arrive("ledger", events.encode_json(event(events.LEDGER, 1, data, None, "ledger", EPOCH)))
+    done = gateway.take(record)
+    assert receipt(done, epoch="oldepoch")["ranges"] == [[1, 3]]
+    assert receipt(done)["ranges"] == [[1, 1]]
+
+
+# --- what cannot be believed
+
+
+def test_poison_with_a_key_is_receipted_and_buried_in_words(gateway: Gateway) -> None:
+    done = gateway.take(Malformed("millrace/device/cam-1/reading/belt", b"{", "no JSON", "cam-1", reading(2).event.key))
+    assert receipt(done)["ranges"] == [[2, 2]]
+    assert gateway.ledger() == [(EPOCH, 2, 2, "buried")]
+    assert gateway.quarantined() == [("millrace/device/cam-1/reading/belt", "no JSON", b"{")]
+    again = gateway.take(Malformed("t", b"{", "no JSON", "cam-1", reading(2).event.key))
+    assert receipt(again)["ranges"] == [[2, 2]]
+    assert len(gateway.ledger()) == 1
+
+
+def test_poison_without_a_key_is_counted_and_nothing_else(gateway: Gateway) -> None:
+    done = gateway.take(Malformed("millrace/device/cam-1/reading/belt", b"{", "no JSON", "cam-1"))
+    assert (done.results, done.receipts, gateway.rows()) == ([], {}, [])
+    assert gateway.count("millrace_events_quarantined_total") == 1
+
+
+@pytest.mark.parametrize("made", [frame(1, malformed="cut short"), answered(bare(), malformed="cut short")])
+def test_a_picture_that_cannot_be_decoded_is_buried_and_receipted(gateway: Gateway, made: Arrived) -> None:
+    done = gateway.take(made)
+    assert done.results == []
+    ((_, reply),) = done.replies
+    assert isinstance(reply, NotAnswered)
+    assert [(first, last, why) for _, first, last, why in gateway.ledger()] == [(1, 1, "buried")]
+    assert len(gateway.quarantined()) == 1
+    if made.event is not None:
+        assert receipt(done)["ranges"] == [[1, 1]]
+
+
+def test_the_quarantine_keeps_the_last_few_and_no_payload_in_full(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "state", {"store": {"quarantine_rows": 3}})
+    for number in range(10):
+        gateway.take(Malformed(f"t{number}", b"x" * 200_000, "no JSON"))
+    assert [topic for topic, _, _ in gateway.quarantined()] == ["t7", "t8", "t9"]
+    assert {len(payload) for _, _, payload in gateway.quarantined()} == {65536}
+    assert gateway.count("millrace_events_quarantined_total") == 10
+    gateway.store.close()
+
+
+# --- bare events
+
+
+def test_bare_frames_get_keys_without_gaps(gateway: Gateway) -> None:
+    gateway.take(bare(0), bare(1))
+    done = gateway.take(bare(2, channel="side"), arrive("reading/belt", b'{"a": 1}', "esp32-7"))
+    own = gateway.store.outbox.epoch
+    assert subjects(done) == [f"esp32-7/side/{own}-3"]
+    assert (done.receipts, gateway.store.stream("esp32-7", own).watermark) == ({}, 4)
+    (kept,) = gateway.rows(Lane.BULK)
+    assert json.loads(kept.body)["id"] == f"{own}-4"
+    assert json.loads(kept.body)["source"] == "/millrace/device/esp32-7/belt"
+
+
+def test_the_keys_of_bare_frames_go_on_after_a_restart(gateway: Gateway) -> None:
+    gateway.take(bare(0))
+    gateway.reopen()
+    assert subjects(gateway.take(bare(1))) == [f"esp32-7/top/{gateway.store.outbox.epoch}-2"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_bare_frame_that_comes_again_has_the_key_it_had(gateway: Gateway, restart: bool) -> None:
+    first = gateway.take(bare(0))
+    gateway.take(bare(1))
+    if restart:
+        gateway.reopen()
+    again = gateway.take(bare(0, redelivered=True))
+    assert again.results == first.results
+    assert len(gateway.rows(Lane.RESULT)) == 2
+
+
+def test_an_equal_picture_that_is_not_redelivered_is_another_event(gateway: Gateway) -> None:
+    gateway.take(bare(0))
+    own = gateway.store.outbox.epoch
+    assert subjects(gateway.take(bare(0))) == [f"esp32-7/top/{own}-2"]
+
+
+def test_a_redelivery_is_no_repeat_of_an_equal_event_on_another_topic(gateway: Gateway) -> None:
+    """Two thermometers that read the same, and the broker redelivers what the second one said first."""
+    gateway.take(arrive("reading/inlet", b'{"t": 20}', "esp32-7"))
+    gateway.take(arrive("reading/outlet", b'{"t": 20}', "esp32-7", redelivered=True))
+    sources = [json.loads(row.body)["source"] for row in gateway.rows(Lane.BULK)]
+    assert sources == ["/millrace/device/esp32-7/inlet", "/millrace/device/esp32-7/outlet"]
+    gateway.take(arrive("reading/outlet", b'{"t": 20}', "esp32-7", redelivered=True))
+    assert len(gateway.rows(Lane.BULK)) == 2
+
+
+# --- policies
+
+
+@pytest.mark.parametrize(
+    ("policy", "answer", "lane"),
+    [
+        ({"frames": "none", "keep_frames": "none"}, DEFECT, None),
+        ({"frames": "none", "keep_frames": "all"}, SURE, Lane.LOCAL),
+        ({"frames": "none"}, DEFECT, Lane.LOCAL),
+        ({"frames": "none"}, SURE, None),
+        ({"frames": "escalated"}, UNSURE, Lane.FRAME),
+        ({"frames": "escalated"}, SURE, None),
+        ({"frames": "escalated"}, DEFECT, Lane.LOCAL),
+        ({"frames": "defects"}, DEFECT, Lane.FRAME),
+        ({"frames": "defects"}, UNSURE, None),
+        ({"frames": "sample", "sample_ratio": 1.0}, SURE, Lane.FRAME),
+        ({"frames": "sample", "sample_ratio": 0.0}, SURE, None),
+        ({"frames": "all"}, SURE, Lane.FRAME),
+        ({"frames": "all", "keep_frames": "none"}, SURE, Lane.FRAME),
+    ],
+)
+def test_the_policy_says_which_frames_go_up_which_stay_and_which_go(
+    tmp_path: Path, policy: dict[str, Any], answer: tuple[str, float, bool], lane: Lane | None
+) -> None:
+    gateway = Gateway(tmp_path / "state", {"policies": [policy]})
+    gateway.take(frame(1, answer, picture=3))
+    assert len(gateway.rows(Lane.RESULT)) == 1
+    kept = [row for row in gateway.rows() if row.lane is not Lane.RESULT]
+    assert [row.lane for row in kept] == ([] if lane is None else [lane])
+    assert gateway.pictures() == ({images.digest(PICTURES[3])} if kept else set())
+    if kept:
+        assert kept[0].blob is not None
+        assert gateway.store.blobs.get(kept[0].blob) == PICTURES[3]
+    gateway.store.close()
+
+
+@pytest.mark.parametrize(
+    ("policy", "declared", "lanes"),
+    [
+        ({"frames": "all"}, [], [Lane.FRAME]),
+        ({"keep_frames": "all"}, [(EPOCH, 1, 1, "local")], [Lane.LOCAL, Lane.RESULT]),
+        ({}, [(EPOCH, 1, 1, "shed")], [Lane.RESULT]),
+    ],
+)
+def test_a_frame_that_no_model_serves_is_accounted_for(
+    tmp_path: Path, policy: dict[str, Any], declared: list[Any], lanes: list[Lane]
+) -> None:
+    gateway = Gateway(tmp_path / "state", {"policies": [policy]})
+    done = gateway.take(frame(1))
+    assert receipt(done)["ranges"] == [[1, 1]]
+    assert (gateway.ledger(), [row.lane for row in gateway.rows()]) == (declared, lanes)
+    gateway.store.close()
+
+
+def test_readings_that_stay_here_are_declared_local(tmp_path: Path) -> None:
+    policies = [{"channels": "*/belt", "readings": "none"}]
+    gateway = Gateway(tmp_path / "state", {"policies": policies})
+    gateway.take(reading(1), reading(2), reading(3, channel="oven"))
+    assert [row.lane for row in gateway.rows()] == [Lane.LOCAL, Lane.LOCAL, Lane.BULK, Lane.RESULT]
+    assert gateway.ledger() == [(EPOCH, 1, 2, "local")]
+    gateway.store.close()
+
+
+# --- a full store
+
+
+def test_a_full_gateway_takes_nothing_new_and_shuts_the_window(full: Gateway) -> None:
+    done = full.take(reading(2), frame(3, SURE))
+    assert receipt(done) == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 0}
+    assert len(full.rows()) == 1
+    assert full.count("millrace_events_withheld_total", device="cam-1") == 2
+    assert full.ledger() == []
+
+
+def test_a_full_gateway_still_answers_repeats(full: Gateway) -> None:
+    assert receipt(full.take(reading(1)))["ranges"] == [[1, 1]]
+    assert full.count("millrace_events_deduplicated_total", device="cam-1") == 1
+
+
+def test_a_full_gateway_sheds_what_nobody_holds_and_says_so(full: Gateway) -> None:
+    done = full.take(bare(0), bare(1), bare(2, device="esp32-8"))
+    own = full.store.outbox.epoch
+    assert sorted(full.ledger()) == [(own, 1, 1, "shed"), (own, 1, 2, "shed")]
+    assert (done.results, full.count("millrace_events_shed_total")) == ([], 3)
+    assert {type(reply) for _, reply in done.replies} == {NotAnswered}
+
+
+def test_what_was_withheld_is_taken_once_there_is_room(full: Gateway) -> None:
+    full.take(reading(2))
+    full.clock.seconds += 5
+    full.store.purge(uplink=False, retention_s=0, retention_bytes=1, uptime_s=full.clock.seconds)
+    assert not full.store.full
+    assert receipt(full.take(reading(2)))["ranges"] == [[1, 2]]
+
+
+# --- a disk that refuses
+
+
+class no_room:  # noqa: N801  (reads as a phrase where it is used)
+    """Inside, the database may not grow by a page, as on a full disk."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._connection = gateway.store.outbox.connection
+
+    def __enter__(self) -> None:
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        self._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.execute("PRAGMA max_page_count = 1000000000")
+
+
+def test_a_commit_that_the_disk_refuses_leaves_nothing_and_succeeds_later(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "state", {"policies": [{"frames": "all"}]})
+    gateway.take(reading(1))
+    before = (gateway.rows(), gateway.pictures(), gateway.store.outbox.next_seq, gateway.store.outbox.held_bytes)
+    batch = [frame(2, SURE, picture=1), bare(2), Malformed("t", b"x" * 60_000, "poison", "cam-1", reading(7).event.key)]
+    with no_room(gateway), pytest.raises(StorageFailed):
+        gateway.take(*batch)
+    after = (gateway.rows(), gateway.pictures(), gateway.store.outbox.next_seq, gateway.store.outbox.held_bytes)
+    assert after == before
+    assert gateway.quarantined() == []
+    assert receipt(gateway.take(reading(1)))["ranges"] == [[1, 1]]
+    assert gateway.count("millrace_events_quarantined_total") == 0
+    assert gateway.count("millrace_storage_failures_total") == 1
+    done = gateway.take(*batch)
+    assert receipt(done)["ranges"] == [[1, 2], [7, 7]]
+    own = gateway.store.outbox.epoch
+    assert subjects(done) == [f"cam-1/top/{EPOCH}-2", f"esp32-7/top/{own}-1"]
+    assert len(gateway.pictures()) == 2
+    gateway.store.close()
+
+
+# --- keeping house
+
+
+def settle(gateway: Gateway, lane: Lane, first: int, last: int, epoch: str | None = None) -> None:
+    """Write what a sync worker would have settled."""
+    with sqlite3.connect(gateway.folder / "sync.db") as connection:
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            connection.executescript(SYNC_SCHEMA)
+        values = (epoch or gateway.store.outbox.epoch, int(lane), first, last)
+        connection.execute("INSERT INTO settled VALUES (?, ?, ?, ?)", values)
+    connection.close()
+
+
+def purge(gateway: Gateway, retention_s: float = 0.0, retention_bytes: int = 1 << 40) -> bool:
+    gateway.clock.seconds += 10
+    return gateway.store.purge(True, retention_s, retention_bytes, gateway.clock.seconds)
+
+
+def test_only_what_the_cloud_has_or_need_not_have_is_purged(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "state", {"policies": [{"frames": "all"}, {"readings": "none"}]})
+    gateway.take(frame(1, SURE, picture=1), frame(2, SURE, picture=2))
+    lanes = [(row.position, row.lane) for row in gateway.rows()]
+    assert lanes == [(1, Lane.RESULT), (2, Lane.FRAME), (3, Lane.RESULT), (4, Lane.FRAME)]
+    purge(gateway)
+    assert len(gateway.rows()) == 4
+    settle(gateway, Lane.FRAME, 1, 2)
+    settle(gateway, Lane.RESULT, 3, 3)
+    settle(gateway, Lane.RESULT, 1, 1, epoch="otherone")
+    purge(gateway)
+    assert [row.position for row in gateway.rows()] == [1, 4]
+    assert gateway.pictures() == {images.digest(PICTURES[2])}
+    gateway.store.close()
+
+
+def test_what_is_settled_stays_for_the_retention(gateway: Gateway) -> None:
+    gateway.take(reading(1))
+    settle(gateway, Lane.BULK, 1, 1)
+    purge(gateway, retention_s=60)
+    assert len(gateway.rows()) == 1
+    gateway.clock.seconds += 60
+    purge(gateway, retention_s=60)
+    assert gateway.rows() == []
+
+
+def test_over_its_bytes_a_store_drops_the_oldest_settled_and_no_more_than_it_must(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "state", {"policies": [{"frames": "all"}]})
+    for seq in range(1, 9):
+        gateway.take(frame(seq, picture=seq))
+    settle(gateway, Lane.FRAME, 1, 8)
+    held = gateway.store.outbox.held_bytes
+    purge(gateway, retention_s=1e6, retention_bytes=held - 1)
+    assert [row.position for row in gateway.rows()] == [2, 3, 4, 5, 6, 7, 8]
+    gateway.store.close()
+
+
+def test_a_store_smaller_than_its_retention_does_not_stay_full_of_settled_rows(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "state", {"store": {"max_bytes": 4000}})
+    seq = 0
+    while not gateway.store.full:
+        seq += 1
+        gateway.take(reading(seq))
+    settle(gateway, Lane.BULK, 1, seq)
+    purge(gateway, retention_s=1e6, retention_bytes=1 << 40)
+    assert 2000 < gateway.store.outbox.held_bytes <= 3600
+    gateway.store.close()
+
+
+def test_a_long_backlog_is_purged_slice_by_slice_and_says_when_more_is_due(gateway: Gateway) -> None:
+    count = PURGE_ROWS * 2 + 10
+    gateway.take(*(reading(seq) for seq in range(1, count + 1)))
+    settle(gateway, Lane.BULK, 1, count)
+    assert [purge(gateway) for _ in range(3)] == [True, True, False]
+    assert gateway.rows() == []
+
+
+# --- a restart
+
+
+class Floor(Connection):
+    """A connection that stands and notes what is published."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        will = Will("millrace/gateway/g1/status", b"{}")
+        super().__init__(
+            settings.broker, "g1", will, [], persistent=True, max_payload_bytes=1 << 20, inbox=Inbox(1 << 20)
+        )
+        self.said: list[tuple[str, bytes, bool]] = []
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, **_: Any) -> bool:
+        self.said.append((topic, payload, retain))
+        return True
+
+
+def republished(gateway: Gateway) -> list[tuple[str, bytes, bool]]:
+    """Let a writer run for a moment and return what it said."""
+    floor = Floor(gateway.loaded)
+    writer = Writer(
+        gateway.loaded, Line(4), gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock
+    )
+    writer.beat.beat = writer.interrupt  # type: ignore[method-assign]  # one pass of its loop
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    return floor.said
+
+
+def test_a_restart_says_again_what_was_committed_and_perhaps_never_said(gateway: Gateway) -> None:
+    said = gateway.take(frame(1, SURE), bare(1))
+    gateway.store.mark_published(said.last_position)
+    unsaid = gateway.take(frame(2, SURE), frame(1, DEFECT, picture=4), reading(3))
+    gateway.reopen()
+    expected = [m for m in unsaid.results if m not in said.results]  # the repeated answer is an old row
+    assert len(expected) == 2
+    assert republished(gateway) == [(m.topic, m.payload, m.retain) for m in expected]
+    gateway.take(reading(4))
+    gateway.reopen()
+    assert republished(gateway) == []
+
+
+def test_a_database_that_was_set_back_begins_a_new_epoch(gateway: Gateway) -> None:
+    gateway.take(reading(1))
+    old = gateway.store.outbox.epoch
+    settle(gateway, Lane.BULK, 1, 99)
+    gateway.reopen()
+    assert gateway.store.outbox.epoch != old
+    purge(gateway)
+    assert len(gateway.rows()) == 1
+
+
+def test_models_are_not_needed_to_store(tmp_path: Path) -> None:
+    assert Models([], 1000).serving("cam-1", "top") == []

@@ -1,0 +1,172 @@
+"""From picture to tensor: colours, shape, scale and quantization right, and no picture that ends the process."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_gateway.bundle import InputSettings
+from edge_gateway.engines.engine import EngineFailed, TensorInfo
+from edge_gateway.tensors import Preparation
+from millrace.images import BadPicture
+
+UINT8, INT8, FLOAT32 = np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32)
+
+
+def preparation(
+    dtype: np.dtype[Any] = FLOAT32, scale: float = 0.0, zero_point: int = 0, max_pixels: int = 10**6, **wanted: Any
+) -> Preparation:
+    settings = InputSettings(**{"width": 8, "height": 8, "std": 1.0} | wanted)
+    channels = 1 if settings.color == "GRAY" else 3
+    info = TensorInfo((1, settings.height, settings.width, channels), dtype, scale, zero_point)
+    return Preparation(settings, info, max_pixels, "parts@1")
+
+
+def picture(pixels: Any, suffix: str = ".png", *parameters: int) -> bytes:
+    """Encode BGR pixels."""
+    done, encoded = cv2.imencode(suffix, np.asarray(pixels, np.uint8), parameters)
+    assert done
+    return encoded.tobytes()
+
+
+def plain(bgr: tuple[int, int, int], height: int = 8, width: int = 8) -> Any:
+    return np.full((height, width, 3), bgr, np.uint8)
+
+
+@pytest.mark.parametrize(("color", "first"), [("RGB", [200, 100, 10]), ("BGR", [10, 100, 200])])
+def test_colours_come_in_the_order_that_the_manifest_names(color: str, first: list[int]) -> None:
+    tensor = preparation(color=color).tensor(picture(plain((10, 100, 200))))
+    assert tensor.shape == (1, 8, 8, 3)
+    assert tensor.dtype == np.float32
+    assert tensor[0, 0, 0].tolist() == first
+
+
+def test_grey_has_one_channel() -> None:
+    tensor = preparation(color="GRAY").tensor(picture(plain((50, 50, 50))))
+    assert tensor.shape == (1, 8, 8, 1)
+    assert (tensor == 50).all()
+
+
+def test_width_and_height_are_not_mixed_up() -> None:
+    assert preparation(width=12, height=5).tensor(picture(plain((1, 2, 3), 20, 30))).shape == (1, 5, 12, 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point", "mean", "std", "expected"),
+    [
+        (FLOAT32, 0.0, 0, 127.5, 127.5, [-1.0, 1.0]),
+        (FLOAT32, 0.0, 0, 0.0, 255.0, [0.0, 1.0]),
+        (UINT8, 1 / 255, 0, 0.0, 255.0, [0, 255]),
+        (UINT8, 1 / 128, 128, 127.5, 127.5, [0, 255]),  # 256 is cut off to what the type holds
+        (INT8, 1 / 255, -128, 0.0, 255.0, [-128, 127]),
+        (INT8, 1.0, 0, 0.0, 1.0, [0, 127]),
+    ],
+)
+def test_black_and_white_are_quantized_by_the_models_own_numbers(
+    dtype: np.dtype[Any], scale: float, zero_point: int, mean: float, std: float, expected: list[float]
+) -> None:
+    made = preparation(dtype, scale, zero_point, mean=mean, std=std)
+    tensors = [made.tensor(picture(plain(bgr))) for bgr in ((0, 0, 0), (255, 255, 255))]
+    assert [float(tensor.min()) for tensor in tensors] == pytest.approx(expected)
+    assert [float(tensor.max()) for tensor in tensors] == pytest.approx(expected)
+    assert tensors[0].dtype == dtype
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(UINT8, 0.0), (np.dtype(np.float16), 0.0), (np.dtype(np.int32), 1.0)])
+def test_an_input_that_we_cannot_fill_is_refused_before_the_first_frame(dtype: np.dtype[Any], scale: float) -> None:
+    with pytest.raises(EngineFailed, match="input of type"):
+        preparation(dtype, scale)
+
+
+def test_a_centre_crop_keeps_the_middle_and_stretch_keeps_all() -> None:
+    wide = plain((0, 0, 0), 16, 48)
+    wide[:, 16:32] = 255
+    assert (preparation(resize="center_crop").tensor(picture(wide)) == 255).all()
+    stretched = preparation(resize="stretch").tensor(picture(wide))
+    assert stretched[0, :, 0].max() == 0
+    assert stretched[0, :, 4].min() == 255
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8, 9, 20])
+def test_a_jpeg_that_is_decoded_small_shows_the_same_as_one_decoded_in_full(factor: int) -> None:
+    halves = plain((0, 0, 0), 16 * factor, 16 * factor)
+    halves[:, 8 * factor :] = 255
+    tensor = preparation(width=16, height=16).tensor(picture(halves, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95))
+    assert tensor[0, :, 1].max() < 10
+    assert tensor[0, :, 14].min() > 245
+
+
+def test_a_picture_is_not_turned_whatever_its_exif_says() -> None:
+    tall = plain((0, 0, 0), 16, 16)
+    tall[:8] = 255
+    jpeg = picture(tall, ".jpg")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + b"\0\0\0\0"
+    turned = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)[0, 0].tolist() == [0, 0, 0]
+    assert preparation().tensor(turned)[0, 0].min() > 245
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_each_format_is_taken_and_each_that_is_cut_short_is_refused(suffix: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3))
+    whole = picture(noise, suffix)
+    assert preparation().tensor(whole).shape == (1, 8, 8, 3)
+    for share in (0.3, 0.9):
+        with pytest.raises(BadPicture, match="cannot be decoded|cut short"):
+            preparation().tensor(whole[: int(len(whole) * share)])
+
+
+def test_a_deep_or_see_through_png_becomes_plain_colours() -> None:
+    deep = cv2.imencode(".png", np.full((8, 8, 3), 65535, np.uint16))[1].tobytes()
+    clear = picture(np.full((8, 8, 4), (10, 100, 200, 0)))
+    grey = cv2.imencode(".png", np.full((8, 8), 77, np.uint8))[1].tobytes()
+    assert preparation().tensor(deep).max() == 255
+    assert preparation().tensor(clear)[0, 0, 0].tolist() == [200, 100, 10]
+    assert preparation().tensor(grey)[0, 0, 0].tolist() == [77, 77, 77]
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(BadPicture, match=r"20000x20000 pixels; at most 1000000 are decoded \(limits.max_pixels\)"):
+        preparation().tensor(bomb)
+
+
+def test_the_limit_itself_is_allowed() -> None:
+    assert preparation(max_pixels=64).tensor(picture(plain((0, 0, 0)))).shape == (1, 8, 8, 3)
+    with pytest.raises(BadPicture):
+        preparation(max_pixels=63).tensor(picture(plain((0, 0, 0))))
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "resize"),
+    list(
+        itertools.product(
+            [(1, 1), (1, 300), (300, 1)], [(224, 96), (96, 224), (1, 1), (300, 2)], ["stretch", "center_crop"]
+        )
+    ),
+)
+def test_a_picture_of_any_shape_fits_any_input(size: tuple[int, int], wanted: tuple[int, int], resize: str) -> None:
+    height, width = wanted
+    made = preparation(width=width, height=height, resize=resize)
+    for suffix in (".png", ".jpg"):
+        assert made.tensor(picture(plain((9, 9, 9), *size), suffix)).shape == (1, height, width, 3)
+
+
+@given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 400))
+def test_a_damaged_picture_is_bad_or_readable_and_nothing_else(noise: bytes, place: int, cut: int) -> None:
+    whole = picture(np.arange(8 * 8 * 3).reshape(8, 8, 3) % 256, ".jpg")
+    damaged = whole[:place] + noise + whole[place + cut :]
+    try:
+        assert preparation().tensor(damaged).shape == (1, 8, 8, 3)
+    except BadPicture as error:
+        assert str(error)
