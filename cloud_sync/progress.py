@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from millrace.blobs import make_folder
-from millrace.outbox import Entry, Lane, StorageFailed, create, open_writer, take_lock
+from millrace.database import Database
+from millrace.outbox import Entry, Lane
 from millrace.ranges import RangeSet
 from millrace.settled import SCHEMA
 
@@ -26,20 +23,11 @@ class Progress:
 
     def __init__(self, path: Path) -> None:
         """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
-        self._path = path
+        self._database = Database(path, SCHEMA + _BURIED)
+        self._connection = self._database.connection
         self._settled: dict[tuple[str, Lane], RangeSet] = {}
-        with ExitStack() as undo:
-            try:
-                make_folder(path.parent)
-                undo.callback(os.close, take_lock(path))
-                self._connection = open_writer(path)
-                undo.callback(self._connection.close)
-                create(self._connection, SCHEMA + _BURIED)
-                for epoch, lane, first, last in self._connection.execute("SELECT * FROM settled").fetchall():
-                    self.settled(epoch, Lane(lane)).add(first, last)
-            except (OSError, sqlite3.OperationalError) as error:
-                raise StorageFailed(f"{path}: {error}") from error
-            self._close = undo.pop_all().close
+        for epoch, lane, first, last in self._connection.execute("SELECT * FROM settled").fetchall():
+            self.settled(epoch, Lane(lane)).add(first, last)
 
     def settled(self, epoch: str, lane: Lane) -> RangeSet:
         """Return what is settled in a lane for an epoch of the gateway."""
@@ -49,7 +37,7 @@ class Progress:
         """Note that the cloud has committed these positions, but for the buried ones, whose bytes are kept here."""
         after = RangeSet(self.settled(epoch, lane))
         after.add(first, last)
-        with self._transaction():
+        with self._database.transaction():
             self._connection.execute("DELETE FROM settled WHERE epoch = ? AND lane = ?", (epoch, int(lane)))
             self._connection.executemany(
                 "INSERT INTO settled VALUES (?, ?, ?, ?)", [(epoch, int(lane), low, high) for low, high in after]
@@ -68,33 +56,20 @@ class Progress:
 
     def told(self, rows: Sequence[tuple[str, int, bytes, str]]) -> None:
         """Note that the cloud has been told of these."""
-        with self._transaction():
+        with self._database.transaction():
             self._connection.executemany(
                 "UPDATE buried SET told = 1 WHERE epoch = ? AND position = ?", [(row[0], row[1]) for row in rows]
             )
 
     def note_link(self, state: str, wall_ns: int, rows_per_s: float) -> None:
         """Write the link's state for those who read this file."""
-        with self._transaction():
+        with self._database.transaction():
             self._connection.execute(
                 "UPDATE link SET since_wall_ns = CASE state WHEN ? THEN since_wall_ns ELSE ? END, state = ?,"
                 " last_success_wall_ns = CASE ? WHEN 'up' THEN ? ELSE last_success_wall_ns END, rows_per_s = ?",
                 (state, wall_ns, state, state, wall_ns, rows_per_s),
             )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Commit all that is done inside, or nothing; StorageFailed if the disk refuses."""
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield
-            self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise StorageFailed(f"{self._path}: {error}") from error
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-
     def close(self) -> None:
         """Close the file and give the lock back."""
-        self._close()
+        self._database.close()

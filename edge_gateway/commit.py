@@ -18,7 +18,8 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
 from millrace import clock, events, images, jsontext, topics
-from millrace.outbox import Draft, Lane, StorageFailed
+from millrace.blobs import StorageFailed
+from millrace.outbox import Draft, Lane
 from millrace.ranges import RangeSet
 
 log = logging.getLogger(__name__)

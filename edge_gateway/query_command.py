@@ -14,7 +14,7 @@ from typing import Any
 import click
 import sqlite_utils
 
-from millrace.outbox import open_reader
+from millrace.database import open_reader
 from millrace.settings import ConfigError
 
 MAX_ROWS = 100_000

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from millrace import __version__
-from millrace.outbox import Locked, NewerSchema, StorageFailed
+from millrace.blobs import StorageFailed
+from millrace.database import Locked, NewerSchema
 from millrace.settings import ConfigError
 
 EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_TRY_LATER, EXIT_CONFIG = 1, 69, 75, 78

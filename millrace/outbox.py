@@ -6,11 +6,7 @@ The agent's spool and the gateway's database are both outboxes; the gateway adds
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import random
-import sqlite3
 import string
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,30 +15,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from millrace.blobs import BlobStore, StorageFailed, make_folder
-
-__all__ = [
-    "Draft",
-    "Entry",
-    "Lane",
-    "Locked",
-    "NewerSchema",
-    "Outbox",
-    "Reader",
-    "StorageFailed",
-    "create",
-    "open_reader",
-    "open_writer",
-    "random_epoch",
-    "take_lock",
-]
-
-APPLICATION_ID = 0x4D494C4C  # "MILL"
-SCHEMA_VERSION = 1
-CHECKPOINT_PAGES = 1000
-WAL_LIMIT_BYTES = 8 << 20
+from millrace.blobs import BlobStore
+from millrace.database import Database, Viewer, storage_errors
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -87,14 +62,6 @@ class Lane(IntEnum):
     RESULT = 3
     FRAME = 4
     BULK = 5
-
-
-class Locked(Exception):
-    """Another process writes this file; exit 75 names it."""
-
-
-class NewerSchema(Exception):
-    """The file was written by a newer program; it is left untouched. Exit 78."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +111,18 @@ class Outbox:
         self._discard: set[str] = set()
         self._new_pictures: set[str] = set()
         self._age_origin_s: float | None = None
-        with ExitStack() as undo:
-            try:
-                make_folder(path.parent)
-                undo.callback(os.close, take_lock(path))
-                self.connection = open_writer(path)
-                undo.callback(self.connection.close)
-                create(self.connection, _SCHEMA + schema)
-                self._load_counters()
-                self._load_epoch(machine_id)
-                self._collect_orphans()
-            except (OSError, sqlite3.OperationalError) as error:
-                raise StorageFailed(f"{path}: {error}") from error
-            self._close = undo.pop_all().close
+        with ExitStack() as undo, storage_errors(path):
+            self._database = Database(path, _SCHEMA + schema)
+            undo.callback(self._database.close)
+            self.connection = self._database.connection
+            self._load_counters()
+            self._load_epoch(machine_id)
+            self._collect_orphans()
+            undo.pop_all()
 
     def close(self) -> None:
         """Close the file and give the lock back."""
-        self._close()
+        self._database.close()
 
     def _load_counters(self) -> None:
         self.next_position: int
@@ -208,26 +170,20 @@ class Outbox:
 
         Inside another transaction it is a part of that one. Pictures whose last row went are unlinked after the commit.
         """
-        inside = self.connection.in_transaction
-        if inside:
+        if self.connection.in_transaction:
             yield
             return
         before = self._state()
         committed = False
         try:
-            self.connection.execute("BEGIN IMMEDIATE")
-            yield
-            if before != self._state():
-                self._save_counters()
-            self.connection.execute("COMMIT")
+            with self._database.transaction():
+                yield
+                if before != self._state():
+                    self._save_counters()
             committed = True
-        except sqlite3.OperationalError as error:
-            raise StorageFailed(f"{self.path}: {error}") from error
         finally:
             if not committed:
                 self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes = before
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
             unwanted = self._discard if committed else self._new_pictures
             self._discard, self._new_pictures = set(), set()
             self.blobs.discard(unwanted)
@@ -345,7 +301,11 @@ class Outbox:
 
     def read(self, after: int, max_rows: int, lane: Lane | None = None) -> list[Entry]:
         """Return up to `max_rows` entries in order, positions above `after`, of one lane or of all."""
-        return _read(self.connection, after, max_rows, lane)
+        if lane is None:
+            rows = self.connection.execute(_SELECT_ALL, (after, max_rows))
+        else:
+            rows = self.connection.execute(_SELECT_LANE, (int(lane), after, max_rows))
+        return [_entry(*row) for row in rows.fetchall()]
 
     def first_position(self, after: int = 0) -> int | None:
         """Return the lowest position held above `after`, or None."""
@@ -359,34 +319,30 @@ class Reader:
     """Another program's view of an outbox: read-only, never a cursor held open, never a checkpoint."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._connection: sqlite3.Connection | None = None
+        self._file = Viewer(path, "SELECT one FROM counter")
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._file.close()
 
     def read(self, lane: Lane, after: int, max_rows: int) -> list[Entry]:
         """Return up to `max_rows` entries of `lane` above `after`; nothing if the file is not there yet."""
-        connection = self._open()
-        return [] if connection is None else _read(connection, after, max_rows, lane)
+        return [_entry(*row) for row in self._file.all(_SELECT_LANE, (int(lane), after, max_rows))]
 
     def newest(self, lane: Lane, max_rows: int) -> list[Entry]:
         """Return the last `max_rows` entries of `lane`, in order."""
-        rows = self._all(_NEWEST_LANE, (int(lane), max_rows))
+        rows = self._file.all(_NEWEST_LANE, (int(lane), max_rows))
         return self.read(lane, int(rows[-1][0]) - 1, max_rows) if rows else []
 
     def epochs(self) -> dict[str, int]:
         """Return the owner's epochs, oldest first, with the highest seq of each."""
-        rows = self._all("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number")
+        rows = self._file.all("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number")
         return {str(epoch): int(seq) for epoch, seq in rows}
 
     def minted(self) -> dict[str, dict[str, int]]:
         """Return for each origin and epoch how far it has minted, as far as the owner knows."""
         found: dict[str, dict[str, int]] = {}
-        for origin, epoch, seq in self._all("SELECT origin, epoch, seq FROM minted"):
+        for origin, epoch, seq in self._file.all("SELECT origin, epoch, seq FROM minted"):
             found.setdefault(str(origin), {})[str(epoch)] = int(seq)
         return found
 
@@ -395,56 +351,14 @@ class Reader:
         found: dict[Lane, int] = {}
         for lane in Lane:
             if lane is not Lane.LOCAL:
-                rows = self._all(_COUNT_LANE, (int(lane), settled.get(lane, 0)))
+                rows = self._file.all(_COUNT_LANE, (int(lane), settled.get(lane, 0)))
                 found[lane] = int(rows[0][0]) if rows else 0
         return found
 
     def changed(self) -> int:
         """Return a number that differs when another process has committed since the last call; cheap."""
-        rows = self._all("PRAGMA data_version")
+        rows = self._file.all("PRAGMA data_version")
         return int(rows[0][0]) if rows else -1
-
-    def _all(self, sql: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
-        connection = self._open()
-        return [] if connection is None else connection.execute(sql, values).fetchall()
-
-    def _open(self) -> sqlite3.Connection | None:
-        if self._connection is None:
-            self._connection = open_reader(self.path, "SELECT one FROM counter")
-        return self._connection
-
-
-def open_reader(path: Path, sign_of_life: str) -> sqlite3.Connection | None:
-    """Return a read-only connection that never checkpoints, or None while the file is not made yet."""
-    try:
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, timeout=5, check_same_thread=False
-        )
-    except sqlite3.OperationalError:
-        return None
-    try:
-        connection.text_factory = _lenient_text
-        connection.execute("PRAGMA query_only = 1")
-        connection.execute(sign_of_life)
-    except sqlite3.Error as error:
-        connection.close()
-        if isinstance(error, sqlite3.OperationalError):
-            return None
-        raise
-    return connection
-
-
-def _lenient_text(raw: bytes) -> str:
-    # Damaged text is found by its row's checksum; it must not make the rows around it unreadable.
-    return raw.decode(errors="replace")
-
-
-def _read(connection: sqlite3.Connection, after: int, max_rows: int, lane: Lane | None) -> list[Entry]:
-    if lane is None:
-        rows = connection.execute(_SELECT_ALL, (after, max_rows)).fetchall()
-    else:
-        rows = connection.execute(_SELECT_LANE, (int(lane), after, max_rows)).fetchall()
-    return [_entry(*row) for row in rows]
 
 
 def _entry(
@@ -469,70 +383,3 @@ def random_epoch() -> str:
     """Return 8 random characters of a-z and 0-9."""
     letters = string.ascii_lowercase + string.digits
     return "".join(random.SystemRandom().choices(letters, k=8))
-
-
-def take_lock(path: Path) -> int:
-    """Return a descriptor that holds the sole right to write `path`; Locked names the process that has it."""
-    lock = path.with_name(path.name + ".lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        raise Locked(f"{path} is written by process {holder}; stop that one first, or use another state_dir") from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
-def open_writer(path: Path, known_schema: int = SCHEMA_VERSION) -> sqlite3.Connection:
-    """Return the one connection that writes and checkpoints `path`: WAL, synchronous=FULL.
-
-    Errors: NewerSchema (the file is left as it is), sqlite3.Error.
-    """
-    _refuse_newer(path, known_schema)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
-    connection.text_factory = _lenient_text
-    try:
-        for pragma in (
-            "page_size = 4096",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-            f"journal_size_limit = {WAL_LIMIT_BYTES}",
-            "secure_delete = off",
-            "cell_size_check = on",
-            "trusted_schema = off",
-            "temp_store = memory",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _refuse_newer(path: Path, known_schema: int) -> None:
-    """Raise NewerSchema without a writer's connection, whose mere opening and closing would change the file."""
-    connection = open_reader(path, "PRAGMA user_version")
-    if connection is None:
-        return
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    connection.close()
-    if version > known_schema:
-        raise NewerSchema(
-            f"{path} was written by a newer Millrace (schema {version}, this program knows {known_schema});"
-            " run that one, or use another state_dir"
-        )
-
-
-def create(connection: sqlite3.Connection, schema: str) -> None:
-    """Create the tables in a new file, all or none."""
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {schema} PRAGMA application_id = {APPLICATION_ID};"
-            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )

@@ -7,9 +7,9 @@ another epoch purge nothing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from millrace.outbox import Lane, open_reader
+from millrace.database import Viewer
+from millrace.outbox import Lane
 from millrace.ranges import RangeSet
 
 SCHEMA = """
@@ -26,13 +26,12 @@ class SettledReader:
     """Reads `sync.db` of a sync worker beside us; an absent file has settled nothing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection = open_reader(path, "SELECT one FROM link")
+        self._file = Viewer(path, "SELECT one FROM link")
 
     def read(self, epoch: str) -> dict[Lane, RangeSet]:
         """Return what is settled in each lane for this epoch of the gateway."""
         settled: dict[Lane, RangeSet] = {}
-        for lane, first, last in self._all("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,)):
+        for lane, first, last in self._file.all("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,)):
             settled.setdefault(Lane(lane), RangeSet()).add(first, last)
         return settled
 
@@ -42,13 +41,8 @@ class SettledReader:
 
     def link(self) -> dict[str, object] | None:
         """Return the link's state as the sync worker last wrote it, or None without one."""
-        for state, since, success, rate in self._all(
+        for state, since, success, rate in self._file.all(
             "SELECT state, since_wall_ns, last_success_wall_ns, rows_per_s FROM link"
         ):
             return {"state": state, "since_wall_ns": since, "last_success_wall_ns": success, "rows_per_s": rate}
         return None
-
-    def _all(self, sql: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
-        if self._connection is None:
-            self._connection = open_reader(self._path, "SELECT one FROM link")
-        return [] if self._connection is None else self._connection.execute(sql, values).fetchall()

@@ -6,8 +6,6 @@ Ranges are merged as they come, so that an audit reads a few rows where there ar
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +16,11 @@ from typing import get_args
 
 from cloud_sync.reference_cloud.audit import Range, Stream, frontier
 from cloud_sync.reference_cloud.batch import Declared, Rejection, Row
+from millrace.database import Database
 from millrace.events import RESULT, Disposition
-from millrace.outbox import NewerSchema, StorageFailed, open_writer, take_lock
 from millrace.ranges import RangeSet
 
 APPLICATION_ID = 0x4D494C43  # "MILC"
-SCHEMA_VERSION = 1
 HELD = "held"
 FOREVER = 2**62  # above every seq
 KINDS: tuple[str, ...] = (HELD, *get_args(Disposition))
@@ -99,21 +96,14 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Errors: Locked, NewerSchema, StorageFailed."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = path
         self._mutex = threading.Lock()
-        self._lock = take_lock(path)
-        try:
-            self._connection = _open(path)
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._database = Database(path, _SCHEMA, APPLICATION_ID)
+        self._connection = self._database.connection
 
     def close(self) -> None:
         """Close the file and give the lock back."""
         with self._mutex:
-            self._connection.close()
-            os.close(self._lock)
+            self._database.close()
 
     # --- writing
 
@@ -293,42 +283,11 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._mutex:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StorageFailed(f"{self._path}: {error}") from error
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+        with self._mutex, self._database.transaction():
+            yield
 
 
 def _conflict(row: Row) -> Rejection:
     return Rejection(
         row.index, f"conflict: {row.origin} {row.epoch}-{row.seq} is held with other content; the first one stays"
     )
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        connection = open_writer(path)
-    except sqlite3.Error as error:
-        raise StorageFailed(f"{path}: {error}") from error
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise NewerSchema(f"{path} was written by a newer Millrace (schema {version}, known is {SCHEMA_VERSION})")
-        if version == 0:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
-                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
-    except sqlite3.Error as error:
-        connection.close()
-        raise StorageFailed(f"{path}: {error}") from error
-    except NewerSchema:
-        connection.close()
-        raise
-    return connection

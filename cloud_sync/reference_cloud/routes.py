@@ -23,7 +23,7 @@ from cloud_sync.reference_cloud.credentials import Caller, Door
 from cloud_sync.reference_cloud.ledger import Ledger, Stored, UnknownEpoch
 from cloud_sync.reference_cloud.settings import CloudSettings
 from millrace import __version__, clock, jsontext
-from millrace.outbox import StorageFailed
+from millrace.blobs import StorageFailed
 
 log = logging.getLogger(__name__)
 

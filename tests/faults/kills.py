@@ -41,12 +41,18 @@ def kill_each_in_turn(line: Line, names: tuple[str, ...] = TURN) -> None:
 
 
 def kill_at_random(line: Line, seed: int, kills: int) -> None:
-    """Kill so many programs at random moments, whatever they are doing, starting up included."""
+    """Kill so many programs, one time in two as soon as the line runs again, else after a pause, come what may.
+
+    So programs die while they work and while they start. One time in five two die together.
+    """
     chance = random.Random(seed)
-    line.wait_for_flow(FLOW_BEFORE_KILL)
-    for _ in range(kills):
-        time.sleep(chance.uniform(*PAUSE_S))
-        line.kill(chance.choice(TURN))
+    while len(line.kills) < kills:
+        if chance.random() < 0.5:
+            line.wait_for_flow(chance.randint(1, FLOW_BEFORE_KILL))
+        else:
+            time.sleep(chance.uniform(*PAUSE_S))
+        together = 2 if chance.random() < 0.2 else 1
+        line.kill(*chance.sample(TURN, min(together, kills - len(line.kills))))
 
 
 def reckon(line: Line) -> Outcome:

@@ -101,18 +101,22 @@ class Line:
         }
 
     def wait_for_flow(self, answers: int) -> None:
-        """Wait until the gateway has committed so many more answers: the line runs, end to end on the floor."""
-        begun = self._said()
-        flows = self._wait(lambda: self._said() >= begun + answers, FLOW_TIMEOUT_S)
+        """Wait until the gateway has committed so many more answers: the line runs, end to end on the floor.
+
+        A device that has fallen silent is switched off and on.
+        """
+        wanted = self._said() + answers
+        flows = self._wait(lambda: self._flows(wanted), FLOW_TIMEOUT_S)
         assert flows, f"no {answers} answers within {FLOW_TIMEOUT_S:.0f} s\n{self.last_words()}"
 
     def drain(self) -> float | None:
-        """Wait until the feeds have ended and all that was promised is in the cloud; return for how many seconds.
+        """Wait until the feeds have ended, then until all that was promised is in the cloud; return the latter's seconds.
 
         None: it is not, after DRAIN_TIMEOUT_S; the account tells what is missing.
         """
+        hushed = self._wait(lambda: all(map(self._is_silent, DEVICES)), DRAIN_TIMEOUT_S)
+        assert hushed, f"the devices do not fall silent\n{self.last_words()}"
         begun_s = time.monotonic()
-        assert self._wait(self._silent, DRAIN_TIMEOUT_S), f"the devices do not fall silent\n{self.last_words()}"
         return time.monotonic() - begun_s if self._wait(self._drained, DRAIN_TIMEOUT_S) else None
 
     def last_words(self) -> str:
@@ -122,11 +126,14 @@ class Line:
     def _said(self) -> int:
         return sum(self._readers[GATEWAY].epochs().values())
 
-    def _silent(self) -> bool:
-        return all(
-            b"source_finished" in self.programs[device].log.read_bytes()[self._life_begins[device] :]
-            for device in DEVICES
-        )
+    def _flows(self, wanted: int) -> bool:
+        for device in filter(self._is_silent, DEVICES):
+            self.programs[device].stop()
+            self._start(device)
+        return self._said() >= wanted
+
+    def _is_silent(self, device: str) -> bool:
+        return b"source_finished" in self.programs[device].log.read_bytes()[self._life_begins[device] :]
 
     def _drained(self) -> bool:
         if any(self._readers[device].read(lane, 0, 1) for device in DEVICES for lane in Lane):

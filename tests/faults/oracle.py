@@ -41,7 +41,8 @@ def settle(
     """Return the account.
 
     `minted` are the ledgers of devices and gateway, `held` each device's events in the order in which the cloud gives
-    them; every event of `answered_origins` must have one result, every event of the other devices must itself be held.
+    them (it gives none behind a gap: the audit's complaint tells how wide that is); every event of `answered_origins`
+    must have one result, every event of the other devices must itself be held.
     """
     account = Account()
     answered: dict[str, Counter[tuple[str, int]]] = {}

@@ -5,6 +5,7 @@ MILLRACE_KILLS sets the number of random kills, MILLRACE_SEED repeats a run's ch
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from faults.kills import Outcome, chosen_seed, kill_at_random, kill_each_in_turn, reckon
 from faults.line import DEVICES, BrokerKind, Line, has_mosquitto
 
-from bench.measures import Measure, equal
+from bench.measures import Measure, at_most, equal
 
 pytestmark = [
     pytest.mark.faults,
@@ -64,4 +65,5 @@ def _tell(measures: list[Measure], name: str, outcome: Outcome) -> None:
         equal(f"{name}: missing", account.missing, 0),
         equal(f"{name}: doubled", account.doubled, 0),
         equal(f"{name}: complaints of the account", len(account.complaints), 0),
+        at_most(f"{name}: s from the last capture until the cloud has all", outcome.drain_s or math.inf, 30.0),
     ]

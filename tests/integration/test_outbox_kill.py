@@ -17,8 +17,8 @@ import pytest
 import yaml
 from integration import outbox_writer
 
-from millrace.blobs import BlobStore
-from millrace.outbox import Draft, Entry, Lane, Outbox, Reader, StorageFailed
+from millrace.blobs import BlobStore, StorageFailed
+from millrace.outbox import Draft, Entry, Lane, Outbox, Reader
 
 KILLS = 60
 PICTURE = os.urandom(100_000)

@@ -18,15 +18,15 @@ import pytest
 from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome, admit
 from edge_gateway.commit import ALARM_EVERY_S, Committed, Committer, Finished, NotAnswered
 from edge_gateway.metrics import Metrics
-from edge_gateway.models import Models
 from edge_gateway.pipeline import Line, Writer
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import PURGE_ROWS, Store
 from millrace import events, images, topics
+from millrace.blobs import StorageFailed
 from millrace.clock import Instant
 from millrace.mqtt import Connection, Inbox, Will
-from millrace.outbox import Entry, Lane, StorageFailed
+from millrace.outbox import Entry, Lane
 from millrace.settled import SCHEMA as SYNC_SCHEMA
 
 EPOCH = "k3v9x0pa"
@@ -125,7 +125,9 @@ def event(type_: str, seq: int, data: Any, base: int | None, channel: str, epoch
     return made if base is None else made.with_base(base)
 
 
-def reading(seq: int, value: float = 41.2, base: int | None = None, channel: str = "belt", epoch: str = EPOCH) -> Arrived:
+def reading(
+    seq: int, value: float = 41.2, base: int | None = None, channel: str = "belt", epoch: str = EPOCH
+) -> Arrived:
     made = event(events.READING, seq, {"temperature_c": value}, base, channel, epoch)
     return arrive(f"reading/{channel}", events.encode_json(made))
 
@@ -282,9 +284,10 @@ def test_an_alarm_sounds_again_when_it_has_been_quiet_for_long(gateway: Gateway)
 
 def test_an_alarm_of_a_commit_that_failed_is_not_taken_for_said(gateway: Gateway) -> None:
     gateway.take(reading(1))
+    batch = [reading(1, value=9), Malformed("t", b"x" * 60_000, "poison")]
     with no_room(gateway), pytest.raises(StorageFailed):
-        gateway.take(reading(1, value=9), reading(2))
-    gateway.take(reading(1, value=9), reading(2))
+        gateway.take(*batch)
+    gateway.take(*batch)
     assert len(gateway.said(events.ALARM)) == 1
 
 
@@ -562,7 +565,7 @@ def purge(gateway: Gateway, retention_s: float = 0.0, retention_bytes: int = 1 <
 
 
 def test_only_what_the_cloud_has_or_need_not_have_is_purged(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path / "state", {"policies": [{"frames": "all"}, {"readings": "none"}]})
+    gateway = Gateway(tmp_path / "state", {"policies": [{"frames": "all"}]})
     gateway.take(frame(1, SURE, picture=1), frame(2, SURE, picture=2))
     lanes = [(row.position, row.lane) for row in gateway.rows()]
     assert lanes == [(1, Lane.RESULT), (2, Lane.FRAME), (3, Lane.RESULT), (4, Lane.FRAME)]
@@ -643,9 +646,7 @@ class Floor(Connection):
 def republished(gateway: Gateway) -> list[tuple[str, bytes, bool]]:
     """Let a writer run for a moment and return what it said."""
     floor = Floor(gateway.loaded)
-    writer = Writer(
-        gateway.loaded, Line(4), gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock
-    )
+    writer = Writer(gateway.loaded, Line(4), gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock)
     writer.beat.beat = writer.interrupt  # type: ignore[method-assign]  # one pass of its loop
     thread = threading.Thread(target=writer.run)
     thread.start()
@@ -675,7 +676,3 @@ def test_a_database_that_was_set_back_begins_a_new_epoch(gateway: Gateway) -> No
     assert gateway.store.outbox.epoch != old
     purge(gateway)
     assert len(gateway.rows()) == 1
-
-
-def test_models_are_not_needed_to_store(tmp_path: Path) -> None:
-    assert Models([], 1000).serving("cam-1", "top") == []

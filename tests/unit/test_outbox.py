@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from millrace.blobs import BlobStore
-from millrace.outbox import SCHEMA_VERSION, Draft, Entry, Lane, Locked, NewerSchema, Outbox, Reader, StorageFailed
+from millrace.blobs import BlobStore, StorageFailed
+from millrace.database import SCHEMA_VERSION, Locked, NewerSchema
+from millrace.outbox import Draft, Entry, Lane, Outbox, Reader
 
 RED, BLUE = b"red picture", b"blue picture, longer"
 SHA_RED, SHA_BLUE = (hashlib.sha256(content).hexdigest() for content in (RED, BLUE))
@@ -374,3 +375,18 @@ def test_a_reader_finds_a_file_whose_name_an_address_would_cut(tmp_path: Path) -
     assert reader.read(Lane.RESULT, 0, 10) == appended
     reader.close()
     outbox.close()
+
+
+def test_a_reader_notices_that_the_file_was_replaced_and_reads_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    reader = Reader(path)
+    for body in (b'{"old":1}', b'{"new":1}'):
+        writer = Outbox(path, BlobStore(tmp_path / "frames"), "m")
+        with writer.transaction():
+            writer.append([Draft(Lane.RESULT, writer.epoch, writer.mint(), body)], 0.0)
+        assert [entry.body for entry in reader.read(Lane.RESULT, 0, 10)] == [body]
+        writer.close()
+        for file in tmp_path.glob("gateway.db*"):
+            file.unlink()
+        assert reader.read(Lane.RESULT, 0, 10) == []
+    reader.close()

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from cloud_sync.progress import Progress
-from millrace.outbox import Entry, Lane, Locked, StorageFailed
+from millrace.blobs import StorageFailed
+from millrace.database import Locked
+from millrace.outbox import Entry, Lane
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
 

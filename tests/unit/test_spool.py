@@ -11,7 +11,7 @@ import pytest
 from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Parcel, Spool
 from millrace import clock, events, topics
-from millrace.outbox import StorageFailed
+from millrace.blobs import StorageFailed
 
 INSTANT = clock.Instant(1_795_249_800_123_456_789, "b0075b00-7b00-4b00-8b00-7b0075b0075b", 12_345_678_901)
 PNG = bytes.fromhex(

@@ -1,0 +1,180 @@
+"""The SQLite files under everything durable: one process writes a file and a lock proves it; others only read.
+
+A commit is on stable storage when it returns (WAL, synchronous=FULL). Only the writer checkpoints.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Any
+from urllib.parse import quote
+
+from millrace.blobs import StorageFailed, make_folder
+
+__all__ = ["Connection", "Database", "Locked", "NewerSchema", "Viewer", "open_reader", "storage_errors"]
+
+APPLICATION_ID = 0x4D494C4C  # "MILL"
+SCHEMA_VERSION = 1
+CHECKPOINT_PAGES = 1000
+WAL_LIMIT_BYTES = 8 << 20
+_PRAGMAS = (
+    "page_size = 4096",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    f"journal_size_limit = {WAL_LIMIT_BYTES}",
+    "secure_delete = off",
+    "cell_size_check = on",
+    "trusted_schema = off",
+    "temp_store = memory",
+)
+
+
+class Locked(Exception):
+    """Another process writes this file; exit 75 names it."""
+
+
+class NewerSchema(Exception):
+    """The file was written by a newer program; it is left untouched. Exit 78."""
+
+
+class Database:
+    """The one connection that writes and checkpoints a file. Opening it creates it and takes the lock."""
+
+    def __init__(self, path: Path, schema: str, application_id: int = APPLICATION_ID) -> None:
+        """Open or create the file with the tables of `schema`, all or none.
+
+        Errors: Locked, NewerSchema, StorageFailed, sqlite3.DatabaseError (the file is no database).
+        """
+        self.path = path
+        with ExitStack() as undo, storage_errors(path):
+            make_folder(path.parent)
+            undo.callback(os.close, _take_lock(path))
+            _refuse_newer(path)
+            self.connection = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+            undo.callback(self.connection.close)
+            self.connection.text_factory = _lenient_text
+            for pragma in _PRAGMAS:
+                self.connection.execute(f"PRAGMA {pragma}")
+            if self.connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                self.connection.executescript(
+                    f"BEGIN IMMEDIATE; {schema} PRAGMA application_id = {application_id};"
+                    f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                )
+            self._close = undo.pop_all().close
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        self._close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses."""
+        try:
+            with storage_errors(self.path):
+                self.connection.execute("BEGIN IMMEDIATE")
+                yield
+                self.connection.execute("COMMIT")
+        finally:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+
+class Viewer:
+    """Another program's view of a file: opened when it is there, again when it is another file, no cursor held open."""
+
+    def __init__(self, path: Path, sign_of_life: str) -> None:
+        """`sign_of_life` is a statement that works as soon as the file is made."""
+        self.path, self._sign_of_life = path, sign_of_life
+        self._connection: Connection | None = None
+        self._inode = 0
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def all(self, sql: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query; none while the file is not there."""
+        try:
+            inode = self.path.stat().st_ino
+        except OSError:
+            return []
+        if inode != self._inode:
+            self.close()
+        if self._connection is None:
+            self._connection, self._inode = open_reader(self.path, self._sign_of_life), inode
+        return [] if self._connection is None else self._connection.execute(sql, values).fetchall()
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk that is full, failing or read-only raises inside into StorageFailed."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise StorageFailed(f"{path}: {error}") from error
+
+
+def open_reader(path: Path, sign_of_life: str) -> Connection | None:
+    """Return a read-only connection that never checkpoints, or None while the file is not made yet."""
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, timeout=5, check_same_thread=False
+        )
+    except sqlite3.OperationalError:
+        return None
+    try:
+        connection.text_factory = _lenient_text
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute(sign_of_life)
+    except sqlite3.Error as error:
+        connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            return None
+        raise
+    return connection
+
+
+def _lenient_text(raw: bytes) -> str:
+    # Damaged text is found by its row's checksum; it must not make the rows around it unreadable.
+    return raw.decode(errors="replace")
+
+
+def _take_lock(path: Path) -> int:
+    """Return a descriptor that holds the sole right to write `path`; Locked names the process that has it."""
+    lock = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise Locked(f"{path} is written by process {holder}; stop that one first, or use another state_dir") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _refuse_newer(path: Path) -> None:
+    """Raise NewerSchema without a writer's connection, whose mere opening and closing would change the file."""
+    connection = open_reader(path, "PRAGMA user_version")
+    if connection is None:
+        return
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.close()
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(
+            f"{path} was written by a newer Millrace (schema {version}, this program knows {SCHEMA_VERSION});"
+            " run that one, or use another state_dir"
+        )
