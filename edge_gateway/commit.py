@@ -57,6 +57,7 @@ class Committer:
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
         self._source = topics.gateway_source(settings.prefix, settings.gateway)
         self._alarmed_s: dict[tuple[str, str], float] = {}
+        self._withheld: set[tuple[str, str]] = set()
 
     def commit(self, batch: Sequence[Finished]) -> Committed:
         """Accept the batch; StorageFailed if the disk refuses: then nothing of it happened, try again."""
@@ -80,6 +81,13 @@ class Committer:
         for (device, epoch), owed in work.owed.items():
             work.done.receipts[device, epoch] = self._receipt(device, epoch, owed)
         return work.done
+
+    def reopened(self) -> list[Message]:
+        """Return the receipts with which devices that were held back learn that there is room again, once."""
+        if self._store.full or not self._withheld:
+            return []
+        told, self._withheld = self._withheld, set()
+        return [self._receipt(device, epoch, self._store.stream(device, epoch)) for device, epoch in sorted(told)]
 
     def _receipt(self, device: str, epoch: str, stream: Stream | None) -> Message:
         value = {
@@ -119,6 +127,7 @@ class Committer:
             return
         if self._store.full:
             work.counts.append(self._metrics.withheld.labels(item.device).inc)
+            self._withheld.add((item.device, epoch))
             work.done.replies.append((item, NotAnswered("the gateway is full")))
             return
         for first, last in stream.gaps_below(event.base or 0):

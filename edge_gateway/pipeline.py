@@ -305,6 +305,9 @@ class Writer:
         self._metrics.held_rows.set(self._store.outbox.held_rows)
         self._metrics.held_bytes.set(self._store.outbox.held_bytes)
         self._metrics.full.set(self._store.full)
+        if self._connection.connected:
+            for receipt in self._committer.reopened():
+                self._publish(receipt)
 
     def _republish(self) -> None:
         """Publish what a former life committed and perhaps never said."""

@@ -110,7 +110,7 @@ class Line:
         assert flows, f"no {answers} answers within {FLOW_TIMEOUT_S:.0f} s\n{self.last_words()}"
 
     def drain(self) -> float | None:
-        """Wait until the feeds have ended, then until all that was promised is in the cloud; return the latter's seconds.
+        """Wait until the feeds have ended, then until all they promised is in the cloud; return the seconds of that.
 
         None: it is not, after DRAIN_TIMEOUT_S; the account tells what is missing.
         """

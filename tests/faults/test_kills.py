@@ -21,8 +21,8 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.parametrize("broker", [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"]),
 ]
-CAPTURES = 600
-INTERVAL_S = 0.02
+CAPTURES = 1500
+INTERVAL_S = 0.005
 
 
 @pytest.fixture(autouse=True)

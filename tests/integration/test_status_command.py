@@ -66,7 +66,7 @@ def test_status_shows_gateways_and_devices_on_either_broker(any_broker: Address)
 def test_status_for_programs_is_json(any_broker: Address) -> None:
     with Client(any_broker, "floor", protocol=MQTTProtocolVersion.MQTTv311) as floor:
         say(floor, "acme/line3/gateway/g1/status", GATEWAY)
-        say(floor, "acme/line3/gateway/g1/model", {"model": "parts@1", "labels": ["ok"]})
+        say(floor, "acme/line3/gateway/g1/model", {"models": [{"model": "parts@1", "labels": ["ok"]}]})
         say(floor, "millrace/device/elsewhere/status", DEVICE)
         done = status(*at(any_broker), "--prefix", "acme/line3", "--json")
     assert done.returncode == 0, done.stderr

@@ -209,14 +209,18 @@ def test_a_status_that_was_taken_back_is_nothing_bad() -> None:
 @given(st.sampled_from(["frame/top", "reading/top", "waveform/top", "ledger", "status"]), st.binary(max_size=300))
 def test_no_bytes_do_anything_but_arrive_or_be_refused(kind: str, payload: bytes) -> None:
     try:
-        assert admit("millrace", f"millrace/device/cam-1/{kind}", payload, (), NOW, redelivered=False)
-    except MalformedEvent as error:
-        assert str(error)
+        found = admit("millrace", f"millrace/device/cam-1/{kind}", payload, (), NOW, redelivered=False)
+    except MalformedEvent:
+        return
+    assert found
 
 
 @given(st.dictionaries(st.sampled_from(sorted(json.loads(structured()))), st.none() | st.text() | st.integers()))
 def test_no_attributes_do_anything_but_arrive_or_be_refused(changed: dict[str, Any]) -> None:
+    key = event().key
     try:
-        assert take("reading/top", structured(**changed))[0].event
+        (arrived,) = take("reading/top", structured(**changed))
+        key = arrived.event.key if arrived.event is not None else None
     except MalformedEvent as error:
-        assert error.key is None or error.key.source == event().key.source
+        key = error.key
+    assert key is None or key.source == event().key.source

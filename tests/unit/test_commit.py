@@ -21,6 +21,7 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.pipeline import Line, Writer
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.status import Uplink
 from edge_gateway.store import PURGE_ROWS, Store
 from millrace import events, images, topics
 from millrace.blobs import StorageFailed
@@ -502,9 +503,13 @@ def test_a_full_gateway_sheds_what_nobody_holds_and_says_so(full: Gateway) -> No
 
 def test_what_was_withheld_is_taken_once_there_is_room(full: Gateway) -> None:
     full.take(reading(2))
+    assert full.committer.reopened() == []
     full.clock.seconds += 5
     full.store.purge(uplink=False, retention_s=0, retention_bytes=1, uptime_s=full.clock.seconds)
     assert not full.store.full
+    (told,) = full.committer.reopened()
+    assert json.loads(told.payload)["window_bytes"] > 0
+    assert full.committer.reopened() == []
     assert receipt(full.take(reading(2)))["ranges"] == [[1, 2]]
 
 
@@ -619,6 +624,13 @@ def test_a_long_backlog_is_purged_slice_by_slice_and_says_when_more_is_due(gatew
     settle(gateway, Lane.BULK, 1, count)
     assert [purge(gateway) for _ in range(3)] == [True, True, False]
     assert gateway.rows() == []
+
+
+def test_what_was_sent_ahead_does_not_hide_the_backlog(gateway: Gateway) -> None:
+    gateway.take(*(reading(seq) for seq in range(1, 11)))
+    settle(gateway, Lane.BULK, 1, 2)
+    settle(gateway, Lane.BULK, 9, 10)
+    assert Uplink(gateway.loaded).facts()["backlog"]["bulk"] == 8
 
 
 # --- a restart

@@ -120,7 +120,7 @@ def test_each_format_is_taken_and_each_that_is_cut_short_is_refused(suffix: str)
     whole = picture(noise, suffix)
     assert preparation().tensor(whole).shape == (1, 8, 8, 3)
     for share in (0.3, 0.9):
-        with pytest.raises(BadPicture, match="cannot be decoded|cut short"):
+        with pytest.raises(BadPicture, match=r"cannot be decoded|cut short"):
             preparation().tensor(whole[: int(len(whole) * share)])
 
 
@@ -167,6 +167,7 @@ def test_a_damaged_picture_is_bad_or_readable_and_nothing_else(noise: bytes, pla
     whole = picture(np.arange(8 * 8 * 3).reshape(8, 8, 3) % 256, ".jpg")
     damaged = whole[:place] + noise + whole[place + cut :]
     try:
-        assert preparation().tensor(damaged).shape == (1, 8, 8, 3)
-    except BadPicture as error:
-        assert str(error)
+        tensor = preparation().tensor(damaged)
+    except BadPicture:
+        return
+    assert tensor.shape == (1, 8, 8, 3)

@@ -1,0 +1,621 @@
+"""The drain against the real reference cloud, behind a link that does what links do: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+import zstandard
+from integration.brokers import free_port, wait_until
+from integration.test_reference_cloud import TOKENS
+from integration.test_reference_cloud import Cloud as ReferenceCloud
+
+from cloud_sync.drain import Drain
+from cloud_sync.link import Link
+from cloud_sync.progress import Progress
+from cloud_sync.settings import SyncSettings
+from cloud_sync.submit import Cloud
+from millrace import events, jsontext, topics
+from millrace.blobs import BlobStore
+from millrace.clock import Instant
+from millrace.outbox import Draft, Lane, Outbox
+from millrace.settled import SettledReader
+
+EPOCH = "k3v9x0pa"
+INSTANT = Instant(1_790_000_000_000_000_000, "f00d", 5)
+STEPS = 400
+NAMES = (f"line-{number}" for number in itertools.count(1))
+
+
+@dataclass
+class FakeClock:
+    seconds: float = 100.0
+
+    def now(self) -> Instant:
+        return INSTANT
+
+    def uptime_s(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Uplink:
+    """A server between sync worker and cloud; it passes everything on but for what `script` says of the next ones."""
+
+    url: str
+    cloud: ReferenceCloud
+    script: deque[str] = field(default_factory=deque)
+    asked: list[tuple[str, list[str]]] = field(default_factory=list)
+    """Of each request its method and path, and the ids in its batch."""
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """What it was told to be buried."""
+    held: threading.Event = field(default_factory=threading.Event)
+
+    def batches(self) -> list[list[str]]:
+        return [ids for what, ids in self.asked if what == "POST /v1/ingest"]
+
+
+JSON = "application/json"
+FALSE_ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
+    "503": (503, {"Content-Type": JSON}, b'{"error": "later"}'),
+    "503 in odd words": (503, {"Content-Type": JSON, "Retry-After": "\xb2"}, b"{}"),
+    "500": (500, {"Content-Type": "text/plain"}, b"oops"),
+    "429": (429, {"Content-Type": JSON, "Retry-After": "7"}, b'{"error": "slowly"}'),
+    "redirect": (302, {"Location": "http://login.example"}, b""),
+    "captive portal": (200, {"Content-Type": "text/html"}, b"<html>Welcome, please log in</html>"),
+    "large captive portal": (200, {"Content-Type": "text/html"}, b"<!--" + b"x" * (5 << 20)),
+    "polite captive portal": (200, {"Content-Type": JSON}, b'{"login": "please"}'),
+    "no json": (200, {"Content-Type": JSON}, b"<html>"),
+    "a list": (200, {"Content-Type": JSON}, b"[]"),
+}
+
+
+def answer(uplink: Uplink, act: str, method: str, path: str, headers: dict[str, str], body: bytes) -> Any:
+    if act in FALSE_ANSWERS:
+        return FALSE_ANSWERS[act]
+    if act == "400 by a proxy":
+        return 400, {"Content-Type": "text/html"}, b"<html>Bad Request</html>"
+    if act in ("another batch", "too few"):
+        batch = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(body))
+        rows = len(batch["events"])
+        said = {"batch": batch["batch"], "accepted": rows, "duplicates": 0, "rejected": []}
+        said |= {"batch": "0" * 64} if act == "another batch" else {"accepted": rows - 1}
+        return 200, {"Content-Type": JSON}, json.dumps(said).encode()
+    there = uplink.cloud.pool.request(method, uplink.cloud.url + path, body=body, headers=headers)
+    return there.status, {"Content-Type": there.headers["content-type"]}, there.data
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceCloud]:
+    running = ReferenceCloud(tmp_path_factory.mktemp("cloud"))
+    yield running
+    running.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def uplink(cloud: ReferenceCloud) -> Iterator[Uplink]:
+    found = Uplink("", cloud)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            ids = []
+            if self.headers["Content-Encoding"] == "zstd":
+                batch = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(body))
+                ids = [row.get("id", "") for row in batch["events"]]
+                found.told += batch["buried"]
+            found.asked.append((f"{self.command} {self.path}", ids))
+            act = found.script.popleft() if found.script else "pass"
+            wanted = ("Authorization", "Content-Type", "Content-Encoding")
+            headers = {name: self.headers[name] for name in wanted if name in self.headers}
+            status, said, data = answer(found, act, self.command, self.path, headers, body)
+            if act == "hold":
+                found.held.set()
+                self.rfile.read(1)  # until the other side is gone
+                return
+            self.send_response(status)
+            for name, value in said.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2] if act == "cut off" else data)
+            self.close_connection = act == "cut off"
+
+        def do_PUT(self) -> None:
+            self.do_POST()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the parent's name)
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass  # the other side was killed, or has had enough
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        found.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield found
+        server.shutdown()
+        thread.join()
+
+
+class Line:
+    """A gateway's database with rows of one device that nobody else uses, and a sync worker that is stepped."""
+
+    def __init__(self, folder: Path, uplink: Uplink) -> None:
+        self.folder, self.uplink, self.cloud = folder, uplink, uplink.cloud
+        self.device = next(NAMES)
+        self.outbox = Outbox(folder / "state" / "gateway.db", BlobStore(folder / "state" / "frames"), "machine-1")
+        self.clock = FakeClock()
+        self.seq = 0
+        self.token = folder / "token"
+        self.token.touch(mode=0o600)
+        self.token.write_text(TOKENS["g1"])
+        self.drain: Drain | None = None
+        self.open()
+
+    def settings(self, **changed: Any) -> dict[str, Any]:
+        return {
+            "gateway": "g1",
+            "state_dir": str(self.folder / "state"),
+            "cloud": {"url": self.uplink.url, "token_file": str(self.token), "answer_timeout_s": 5.0},
+            "retry": {"first_s": 0.01, "max_s": 60.0},
+        } | changed
+
+    def open(self, **changed: Any) -> None:
+        """Start a sync worker, a second one after the first was closed."""
+        loaded = SyncSettings.model_validate(self.settings(**changed))
+        self.progress = Progress(loaded.state_dir / "sync.db")
+        self.link = Link(loaded.retry.first_s, loaded.retry.max_s, lambda low, _high: low)
+        self.pool = Cloud(loaded.cloud)
+        self.drain = Drain(loaded, self.progress, self.pool, self.link, self.clock)
+
+    def close(self) -> None:
+        if self.drain is not None:
+            self.drain.interrupt()
+            self.drain.run()  # it is told to stop, so it only closes what it reads
+            self.progress.close()
+            self.drain = None
+
+    def again(self, **changed: Any) -> None:
+        self.close()
+        self.open(**changed)
+
+    def step(self) -> float:
+        assert self.drain is not None
+        return self.drain.step(self.clock.uptime_s())
+
+    def finish(self, what: str = "nothing waits") -> None:
+        """Step until a step finds nothing to send and the link is up."""
+        for _ in range(STEPS):
+            if self.step() > 0 and self.link.state == "up" and not self.waiting():
+                return
+        raise AssertionError(f"{STEPS} steps and not yet: {what}")
+
+    def waiting(self) -> bool:
+        rows = self.outbox.read(0, 100_000)
+        return any(row.position not in self.progress.settled(self.outbox.epoch, row.lane) for row in rows)
+
+    def settled(self) -> int:
+        return sum(self.progress.settled(self.outbox.epoch, lane).count() for lane in Lane)
+
+    # --- rows
+
+    def add(self, count: int = 1, lane: Lane = Lane.BULK, **changed: Any) -> list[str]:
+        """Append readings; `changed` are members of their JSON. Return the ids."""
+        first = self.seq + 1
+        self.seq += count
+        source = topics.device_source("millrace", self.device, "belt")
+        with self.outbox.transaction():
+            for seq in range(first, self.seq + 1):
+                made = events.new_event(events.READING, events.Key(source, EPOCH, seq), INSTANT, data={"t": seq})
+                body = jsontext.dump(json.loads(events.encode_json(made)) | changed)
+                self.outbox.append([Draft(lane, EPOCH, seq, body)], 0.0)
+            self.outbox.note_minted(f"device/{self.device}", EPOCH, self.seq)
+        return [f"{EPOCH}-{seq}" for seq in range(first, self.seq + 1)]
+
+    def add_frame(self, size_bytes: int = 1000) -> str:
+        """Append a frame; return its picture's digest."""
+        self.seq += 1
+        picture = f"{self.device} {self.seq} ".encode().ljust(size_bytes, b"x")
+        digest = hashlib.sha256(picture).hexdigest()
+        key = events.Key(topics.device_source("millrace", self.device, "top"), EPOCH, self.seq)
+        body = events.encode_json(events.new_event(events.FRAME, key, INSTANT, datacontenttype="image/jpeg"))
+        with self.outbox.transaction():
+            self.outbox.put_pictures({digest: picture})
+            self.outbox.append([Draft(Lane.FRAME, EPOCH, self.seq, body, digest, len(picture))], 0.0)
+            self.outbox.note_minted(f"device/{self.device}", EPOCH, self.seq)
+        return digest
+
+    # --- the far side
+
+    def audit(self) -> dict[str, Any]:
+        (found,) = self.cloud.get(f"/v1/audit?origin=device/{self.device}")["origins"]
+        return {name: found[name] for name in ("held", "declared", "missing", "unproven")}
+
+    def all_there(self, buried: int = 0) -> bool:
+        """Say whether the cloud holds every row once, but for the buried, which it knows to be that."""
+        declared = {"buried": buried} if buried else {}
+        return self.audit() == {"held": self.seq - buried, "declared": declared, "missing": [], "unproven": []}
+
+    def refused(self) -> tuple[int, int]:
+        totals = self.cloud.get("/v1/audit")["totals"]
+        return totals["duplicates_refused"], totals["conflicts"]
+
+
+@pytest.fixture
+def line(tmp_path: Path, uplink: Uplink) -> Iterator[Line]:
+    made = Line(tmp_path, uplink)
+    yield made
+    made.close()
+    made.outbox.close()
+
+
+# --- nothing settles without a committed answer
+
+
+@pytest.mark.parametrize("act", [*FALSE_ANSWERS, "another batch", "too few"])
+def test_only_the_clouds_own_answer_to_our_own_batch_settles(line: Line, act: str) -> None:
+    line.add(5)
+    line.uplink.script.append(act)
+    line.step()
+    assert (line.settled(), line.link.state) == (0, "down")
+    line.clock.seconds += 60
+    line.finish()
+    assert line.all_there()
+
+
+def test_an_answer_that_is_cut_off_after_the_commit_makes_duplicates_that_the_cloud_removes(line: Line) -> None:
+    before = line.refused()
+    line.add(5)
+    line.uplink.script.append("cut off")
+    line.step()
+    assert (line.settled(), line.audit()["held"]) == (0, 5)
+    line.finish()
+    assert line.all_there()
+    assert line.refused() == (before[0] + 5, before[1])
+
+
+def test_the_cloud_is_left_alone_for_as_long_as_it_asks(line: Line) -> None:
+    line.add(1)
+    line.uplink.script.append("429")
+    line.step()
+    line.clock.seconds += 6.9
+    assert 0 < line.step() <= 7
+    assert len(line.uplink.asked) == 1
+    line.clock.seconds += 0.2
+    line.finish()
+    assert line.all_there()
+
+
+def test_a_proxys_own_400_is_no_word_of_the_cloud_and_buries_nothing(line: Line) -> None:
+    line.add(3)
+    line.uplink.script.extend(["400 by a proxy"] * 20)
+    line.step()
+    assert (line.settled(), line.progress.untold(), line.link.state) == (0, [], "down")
+    line.uplink.script.clear()
+    line.finish()
+    assert line.all_there()
+
+
+def test_a_cloud_that_cannot_be_reached_gets_everything_later(line: Line) -> None:
+    line.add(5)
+    with socket.socket() as black_hole:
+        black_hole.bind(("127.0.0.1", 0))
+        black_hole.listen()
+        for port in (free_port(), black_hole.getsockname()[1]):
+            cloud = {"url": f"http://127.0.0.1:{port}", "token_file": str(line.token), "answer_timeout_s": 0.2}
+            line.again(cloud=cloud)
+            for _ in range(3):
+                line.step()
+            assert (line.settled(), line.link.state, line.link.failures) == (0, "down", 3)
+    line.again()
+    line.finish()
+    assert line.all_there()
+
+
+def test_a_token_that_is_refused_loses_nothing_and_a_new_one_is_read_by_itself(line: Line) -> None:
+    line.add(5)
+    line.token.write_text("an old one")
+    line.again()
+    line.step()
+    assert (line.settled(), line.link.state) == (0, "down")
+    line.token.write_text(TOKENS["g1"])
+    assert line.step() == 0
+    assert line.link.state == "up"
+    line.finish()
+    assert line.all_there()
+
+
+# --- poison
+
+
+def deep() -> Any:
+    """Return JSON that is deep enough to be refused only inside of a batch, which is refused as a whole for it."""
+    value: Any = 1
+    for _ in range(15):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("poison", [{"data": deep()}, {"time": "yesterday"}], ids=["batch refused", "row refused"])
+def test_one_poison_row_is_found_buried_and_told_and_the_rest_goes_on(line: Line, poison: dict[str, Any]) -> None:
+    line.again(batch={"max_rows": 12, "live_share": 0.0})
+    line.add(9)
+    line.add(1, **poison)
+    line.add(20)
+    line.finish()
+    assert line.all_there(buried=1)
+    assert line.progress.untold() == []
+    assert [(told["origin"], told["epoch"], told["seq"]) for told in line.uplink.told] == [
+        (f"device/{line.device}", EPOCH, 10)
+    ]
+
+
+def test_several_poison_rows_in_one_batch_are_each_found(line: Line) -> None:
+    for number in range(12):
+        line.add(1, **({"data": deep()} if number in (0, 5, 6, 11) else {}))
+    line.finish()
+    assert line.all_there(buried=4)
+
+
+def test_a_worker_with_anothers_name_buries_nothing(line: Line) -> None:
+    """The settings say g2, the token is g1's: every batch is refused, and no row is to blame."""
+    line.add(4)
+    line.again(gateway="g2")
+    for _ in range(3):
+        line.step()
+    assert (line.settled(), line.progress.untold(), line.link.state) == (0, [], "down")
+    line.again()
+    line.finish()
+    assert line.all_there()
+
+
+def test_a_row_that_this_disk_damaged_is_buried_and_the_rest_goes_on(line: Line) -> None:
+    line.add(3)
+    (position,) = [row.position for row in line.outbox.read(1, 1)]
+    with line.outbox.transaction():
+        line.outbox.connection.execute("UPDATE entry SET checksum = checksum + 1 WHERE position = ?", (position,))
+    line.finish()
+    assert line.all_there(buried=1)
+
+
+# --- frames
+
+
+def test_a_picture_is_there_before_its_row(line: Line) -> None:
+    digests = [line.add_frame() for _ in range(3)]
+    line.finish()
+    assert line.all_there()
+    said = [what for what, ids in line.uplink.asked if ids or what.startswith("PUT")]
+    assert said == [*(f"PUT /v1/blobs/{digest}" for digest in digests), "POST /v1/ingest"]
+    rows = line.cloud.get(f"/v1/events?origin=device/{line.device}")["events"]
+    assert [row["data"]["sha256"] for row in rows] == digests
+    assert line.cloud.ask("GET", f"/v1/blobs/{digests[0]}").data.startswith(line.device.encode())
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_a_picture_that_is_lost_holds_nobody_up(line: Line, harm: str) -> None:
+    line.add_frame()
+    path = line.outbox.blobs.path(line.add_frame())
+    line.add_frame()
+    line.add(2, Lane.RESULT)
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"other bytes")
+    line.finish()
+    assert line.all_there(buried=1)
+
+
+def test_pictures_get_through_a_link_that_never_stands_for_long(line: Line) -> None:
+    """Every fourth request fails: what went up before it must not all have to go up again."""
+    for _ in range(12):
+        line.add_frame(40_000)
+    line.again(batch={"max_bytes": 90_000})
+    line.uplink.script.extend(["pass", "pass", "pass", "503"] * 50)
+    for _ in range(STEPS):
+        line.clock.seconds += 60
+        line.step()
+        if not line.waiting():
+            break
+    line.uplink.script.clear()
+    line.finish()
+    assert line.all_there()
+    assert all(len(ids) <= 2 for ids in line.uplink.batches())
+
+
+# --- lanes
+
+
+def test_an_alarm_overtakes_a_backlog(line: Line) -> None:
+    line.again(batch={"max_rows": 50, "live_share": 0.0})
+    line.add(500)
+    line.step()
+    (alarm,) = line.add(1, Lane.ALARM)
+    line.step()
+    assert line.uplink.batches()[1] == [alarm]
+
+
+def test_nothing_starves_while_alarms_never_end(line: Line) -> None:
+    line.again(batch={"max_rows": 10, "live_share": 0.0})
+    waiting = {lane: set(line.add(10, lane)) for lane in (Lane.BULK, Lane.FRAME, Lane.RESULT, Lane.VERDICT)}
+    for _ in range(40):
+        line.add(1, Lane.ALARM)
+        line.step()
+    sent = set(itertools.chain.from_iterable(line.uplink.batches()))
+    assert not any(ids - sent for ids in waiting.values())
+
+
+@pytest.mark.parametrize("live_share", [0.0, 0.5])
+def test_the_newest_is_seen_while_a_backlog_drains_and_nothing_goes_twice(line: Line, live_share: float) -> None:
+    line.again(batch={"max_rows": 20, "live_share": live_share})
+    ids = line.add(400)
+    for _ in range(4):
+        line.step()
+    sent = list(itertools.chain.from_iterable(line.uplink.batches()))
+    assert (ids[-1] in sent) is (live_share > 0)
+    assert ids[300] not in sent
+    more = line.add(5)
+    line.step()
+    line.step()
+    assert (more[-1] in itertools.chain.from_iterable(line.uplink.batches())) is (live_share > 0)
+    line.finish()
+    assert line.all_there()
+    sent = list(itertools.chain.from_iterable(line.uplink.batches()))
+    assert len(sent) == len(set(sent)) == 405
+
+
+def test_what_stays_here_never_goes_up(line: Line) -> None:
+    line.add(3)
+    line.seq -= len(line.add(2, Lane.LOCAL))
+    for _ in range(5):
+        line.step()
+    assert line.audit()["held"] == 3
+
+
+# --- the account
+
+
+def test_a_lost_account_is_sent_again_and_nothing_is_doubled(line: Line) -> None:
+    line.add(30)
+    line.finish()
+    before = line.refused()
+    line.close()
+    for file in (line.folder / "state").glob("sync.db*"):
+        file.unlink()
+    line.open()
+    line.finish()
+    assert line.all_there()
+    assert line.refused() == (before[0] + 30, before[1])
+
+
+def test_a_new_epoch_of_the_gateway_begins_a_new_account(line: Line) -> None:
+    line.add(10)
+    line.finish()
+    old = line.outbox.epoch
+    new = line.outbox.new_epoch("another machine")
+    reader = SettledReader(line.folder / "state" / "sync.db")
+    assert (reader.highest(old), reader.highest(new)) == (10, 0)
+    line.add(5)
+    line.finish()
+    assert line.all_there()
+    assert (reader.highest(old), reader.highest(new)) == (10, 15)
+
+
+def test_an_idle_worker_tells_how_far_everyone_has_minted_once(line: Line) -> None:
+    line.add(2)
+    line.finish()
+    with line.outbox.transaction():
+        line.outbox.note_minted(f"device/{line.device}", EPOCH, 4)
+    for _ in range(5):
+        line.step()
+    assert line.audit()["missing"] == [[3, 4]]
+    asked = len(line.uplink.asked)
+    line.step()
+    assert len(line.uplink.asked) == asked
+
+
+def test_a_worker_comes_before_its_gateway(line: Line, tmp_path: Path) -> None:
+    state = tmp_path / "later"
+    line.again(state_dir=str(state))
+    assert line.step() > 0
+    assert line.uplink.asked == []
+
+
+# --- the process
+
+
+class Worker:
+    """`python -m millrace sync` over a line's database."""
+
+    def __init__(self, line: Line) -> None:
+        (line.folder / "sync.yaml").write_text(yaml.safe_dump(line.settings()), encoding="utf-8")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "millrace", "sync", "--config", str(line.folder / "sync.yaml")],
+            stderr=subprocess.DEVNULL,
+        )
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start(line: Line) -> Iterator[Callable[[], Worker]]:
+    """Return a function that starts a worker over the line's database."""
+    workers: list[Worker] = []
+
+    def start() -> Worker:
+        workers.append(Worker(line))
+        return workers[-1]
+
+    line.close()
+    yield start
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.end(signal.SIGKILL)
+
+
+def test_a_kill_between_commit_and_settle_doubles_nothing(line: Line, start: Callable[[], Worker]) -> None:
+    before = line.refused()
+    line.add(20)
+    line.uplink.script.append("hold")
+    first = start()
+    assert line.uplink.held.wait(20)
+    first.end(signal.SIGKILL)
+    reader = SettledReader(line.folder / "state" / "sync.db")
+    assert (line.audit()["held"], reader.highest(line.outbox.epoch)) == (20, 0)
+    second = start()
+    wait_until(lambda: reader.highest(line.outbox.epoch) == 20, "all is settled", 20)
+    assert second.end(signal.SIGTERM) == 0
+    assert line.all_there()
+    assert line.refused() == (before[0] + 20, before[1])
+
+
+def test_a_second_worker_on_one_account_ends_with_75_and_names_the_first(
+    line: Line, start: Callable[[], Worker]
+) -> None:
+    first = start()
+    line.add(1)
+    reader = SettledReader(line.folder / "state" / "sync.db")
+    wait_until(lambda: reader.highest(line.outbox.epoch) == 1, "the first one works", 20)
+    done = subprocess.run(first.process.args, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75
+    assert f"is written by process {first.process.pid}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [(lambda token: token.chmod(0o644), "others may read"), (lambda token: token.unlink(), "cannot read the secret")],
+    ids=["read by others", "gone"],
+)
+def test_a_token_that_cannot_be_used_ends_the_start_with_78(
+    line: Line, write: Callable[[Path], None], said: str
+) -> None:
+    line.close()
+    write(line.token)
+    (line.folder / "sync.yaml").write_text(yaml.safe_dump(line.settings()), encoding="utf-8")
+    command = [sys.executable, "-m", "millrace", "sync", "--config", str(line.folder / "sync.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert said in done.stderr.splitlines()[-1]
