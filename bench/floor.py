@@ -21,7 +21,7 @@ from edge_gateway.models import Models
 from edge_gateway.settings import ModelSettings
 from millrace import events, jsontext, topics
 from millrace.demo.stage import shipped_bundle, wait_until
-from millrace.mqtt import Connection, Delivery, Inbox, Will
+from millrace.mqtt import Connection, Delivery, Inbox
 from millrace.settings import BrokerSettings
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -67,7 +67,7 @@ class _Floor:
         self._connection = Connection(
             BrokerSettings(port=port),
             "bench",
-            Will("bench/will", b""),
+            None,
             [result],
             persistent=False,
             max_payload_bytes=4 << 20,

@@ -49,11 +49,10 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A connection stands. `epoch` counts connections; `resumed` says that the broker kept our session."""
+    """A connection stands. `epoch` counts connections."""
 
     epoch: int
     protocol: Protocol
-    resumed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ class _PausingClient(paho.Client):
     Blocking in a callback would lose the connection while paho says that all is well.
     """
 
-    busy_topic = ""
+    busy_topic: str | None = None
 
     def __init__(self, inbox: Inbox, pause_over: threading.Event, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -139,7 +138,7 @@ class _PausingClient(paho.Client):
 
     def loop_misc(self) -> MQTTErrorCode:
         now_s = paho.time_func()
-        if now_s >= self._millrace_grace_s:
+        if now_s >= self._millrace_grace_s or self.busy_topic is None:
             return super().loop_misc()
         if now_s - self._millrace_said_s > self.keepalive / 2:
             self._millrace_said_s = now_s
@@ -154,7 +153,7 @@ class Connection:
         self,
         settings: BrokerSettings,
         client_id: str,
-        will: Will,
+        will: Will | None,
         subscriptions: Sequence[str],
         *,
         persistent: bool,
@@ -257,10 +256,11 @@ class Connection:
             manual_ack=True,
             **options,
         )
-        client.busy_topic = self._will.topic
         client.connect_timeout = settings.connect_timeout_s
         client.max_inflight_messages_set(65535)  # the caller's own window is the only one
-        client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        if self._will is not None:
+            client.busy_topic = self._will.topic
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password())
         if settings.ca_file is not None:
@@ -297,8 +297,14 @@ class Connection:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
         self._client = client
         self._connected_epoch = epoch
-        log.info("broker_connected host=%s port=%d protocol=%s", self._settings.host, self._settings.port, protocol)
-        self.inbox.put(Connected(epoch, protocol, bool(flags.session_present)))
+        log.info(
+            "broker_connected host=%s port=%d protocol=%s resumed=%s",
+            self._settings.host,
+            self._settings.port,
+            protocol,
+            bool(flags.session_present),
+        )
+        self.inbox.put(Connected(epoch, protocol))
 
     def _on_message(self, client: paho.Client, epoch: int, message: paho.MQTTMessage) -> None:
         mid, qos = message.mid, message.qos

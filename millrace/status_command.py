@@ -101,7 +101,7 @@ def _viewer(settings: BrokerSettings, prefix: str) -> Iterator[mqtt.Connection]:
     viewer = mqtt.Connection(
         settings.model_copy(update={"protocol": protocol}),
         f"millrace-status-{secrets.token_hex(4)}",
-        mqtt.Will(f"{prefix}-status/viewer", b""),
+        None,
         [topics.subscription(prefix, kind) for kind in floor.KINDS],
         persistent=False,
         max_payload_bytes=1 << 20,

@@ -16,7 +16,7 @@ import click
 from millrace import topics
 from millrace.demo.account import Account, CloudView, promised, settle_account
 from millrace.demo.proxy import LinkProxy
-from millrace.demo.stage import DEVICE, VIEWER, BrokerKind, Plan, Stage, StageFailed, shipped_bundle, wait_until
+from millrace.demo.stage import DEVICE, GUEST, VIEWER, BrokerKind, Plan, Stage, StageFailed, shipped_bundle, wait_until
 from millrace.demo.watch import Watch
 from millrace.settings import BrokerSettings
 
@@ -120,7 +120,7 @@ class Demo:
         try:
             self.say(f"Starting {self.plan.broker} broker, cloud, gateway, sync worker and agent on this machine …")
             stage.open(proxy.port)
-            login = {"username": VIEWER, "password_file": stage.viewer_password} if stage.viewer_password else {}
+            login = {"username": VIEWER, "password_file": stage.passwords / VIEWER} if stage.passwords else {}
             watch = Watch(BrokerSettings(port=stage.broker_port, **login), self._show)
             if not wait_until(lambda: watch.connected, 10):
                 raise StageFailed("the viewer cannot connect to the broker")
@@ -133,7 +133,7 @@ class Demo:
             stage.close()
 
     def _introduce(self, stage: Stage, watch: Watch) -> None:
-        login = f' -u {VIEWER} -P "$(cat {stage.viewer_password})"' if stage.viewer_password else ""
+        login = f' -u {GUEST} -P "$(cat {stage.passwords / GUEST})"' if stage.passwords else ""
         self.say("Watch it yourself, in another terminal:")
         results = topics.subscription(topics.DEFAULT_PREFIX, topics.Kind.RESULT)
         self.say(f"  mosquitto_sub -p {stage.broker_port}{login} -v -t '{results}'")

@@ -20,7 +20,8 @@ import yaml
 BrokerKind = Literal["embedded", "mosquitto"]
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
-GATEWAY, DEVICE, SITE, VIEWER = "g1", "cam-1", "demo", "demo"
+GATEWAY, DEVICE, SITE = "g1", "cam-1", "demo"
+VIEWER, GUEST = "demo", "guest"  # one account is one client: who watches beside the demo needs an account of his own
 
 
 class StageFailed(Exception):
@@ -97,7 +98,7 @@ class Stage:
         self.broker_port, self.cloud_port, self.http_port = _free_port(), _free_port(), _free_port()
         self.reader_token = self._secret("reader.token")
         self._gateway_token = self._secret("gateway.token")
-        self.viewer_password: Path | None = None
+        self.passwords: Path | None = None
         names = {"cloud": "cloud", "gateway": "gateway", "sync": "sync", "agent": "agent"}
         self.programs = {
             name: Program(name, [sub, "--config", str(self._path(name))], self.home) for name, sub in names.items()
@@ -145,7 +146,7 @@ class Stage:
                     "port": self.broker_port,
                     "state_dir": "mosquitto",
                     "password_dir": "passwords",
-                    "accounts": {"devices": [DEVICE], "gateways": [GATEWAY], "viewers": [VIEWER]},
+                    "accounts": {"devices": [DEVICE], "gateways": [GATEWAY], "viewers": [VIEWER, GUEST]},
                 },
             )
             subprocess.run(
@@ -153,7 +154,7 @@ class Stage:
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
-            self.viewer_password = self.home / "passwords" / VIEWER
+            self.passwords = self.home / "passwords"
 
         def broker(account: str) -> dict[str, Any]:
             login = {"username": account, "password_file": f"passwords/{account}"} if accounts else {}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from millrace import clock, events, jsontext, topics
-from millrace.mqtt import Connection, Delivery, Inbox, Will
+from millrace.mqtt import Connection, Delivery, Inbox
 from millrace.settings import BrokerSettings
 
 POLL_S = 0.2
@@ -25,7 +25,7 @@ class Watch:
         self._connection = Connection(
             broker,
             "millrace-demo",
-            Will(f"{prefix}-demo/viewer", b""),
+            None,
             [topics.subscription(prefix, kind) for kind in kinds],
             persistent=False,
             max_payload_bytes=1 << 20,

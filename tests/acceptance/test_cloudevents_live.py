@@ -67,10 +67,10 @@ def caught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
 
 
 def _subscriber(stage: Stage, found: dict[str, list[paho.MQTTMessage]]) -> paho.Client:
-    assert stage.viewer_password is not None
+    assert stage.passwords is not None
     subscribed = threading.Event()
     client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-    client.username_pw_set(VIEWER, stage.viewer_password.read_text().strip())
+    client.username_pw_set(VIEWER, (stage.passwords / VIEWER).read_text().strip())
     client.on_connect = lambda *_: client.subscribe("millrace/device/#", 1)
     client.on_subscribe = lambda *_: subscribed.set()
 

@@ -191,7 +191,7 @@ def from_gateway(folder: Path, made: Examples) -> None:
     models = Models(settings.models, settings.limits.max_pixels)
     workers = Workers(models, 1)
     intake = Intake(settings, connection.inbox, Line(2), workers, metrics, time)
-    intake.connection_events.put(Connected(1, "5", resumed=False))
+    intake.connection_events.put(Connected(1, "5"))
     intake.refused["millrace/device/Cam_7/frame/top"] = "millrace/device/cam-7/frame/top"
     herald = Herald(settings, connection, intake, store, models, time)
     made.names[herald.session] = SESSION
