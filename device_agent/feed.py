@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import random
 import threading
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 0.2
 OUTSTANDING = 64
+SENSORS = ("readings", "waveform")
 State = Literal["opening", "running", "failed", "finished"]
 
 
@@ -43,6 +45,9 @@ class Feed:
     def run(self) -> None:
         """Read until interrupted."""
         pause_s = self._settings.reopen_after_s
+        if self._settings.source.kind not in SENSORS:
+            # Now, and not at the first picture, which would wait for it; an agent of sensors alone never loads it.
+            importlib.import_module("device_agent.encode")
         while not self._stop.is_set() and self.state != "finished":
             try:
                 self._read_one_source()
