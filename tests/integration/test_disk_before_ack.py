@@ -163,7 +163,7 @@ def _packets(calls: Iterable[Call], name: str, broker_port: int) -> Iterator[Pac
     for call in calls:
         match = DATA.match(call.text)
         if call.text.startswith(name + "(") and call.result > 0 and match and f":{broker_port}]" in match["file"]:
-            data, _ = codecs.escape_decode(match["data"].encode())  # type: ignore[attr-defined]
+            data, _ = codecs.escape_decode(match["data"].encode())
             streams.setdefault(match["file"], []).extend((byte, call) for byte in data[: call.result])
     for stream in streams.values():
         yield from _taken_apart(stream)
