@@ -1,4 +1,4 @@
-# Everything a newcomer needs. Nothing here touches the machine outside .venv and build/, but for Mosquitto (apt) in "make test".
+# Everything a newcomer needs. Nothing here touches the machine outside this folder, but for Mosquitto (apt) in "make test".
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -42,7 +42,7 @@ docs: $(VENV)/.dev ## Write the generated pages again
 	$(BIN)/python tests/unit/test_topics_docs.py
 
 wheel: $(VENV)/.dev ## Build the wheel into dist/
-	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## Remove what was built, .venv too
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -94,7 +94,10 @@ def run_embedded(host: str, port: int) -> None:
     try:
         from broker_config import embedded
     except ModuleNotFoundError as error:
-        raise Unavailable(f"{error.name} is not installed; run: pip install 'millrace[broker]'") from None
+        raise Unavailable(
+            f"{error.name} is not installed; run in a checkout of Millrace: pip install '.[broker]'"
+            " (or name its wheel instead of '.')"
+        ) from None
     service.set_up_logging("info")
     stop = threading.Event()
     service.run([service.Actor("broker", lambda: embedded.run(host, port, stop), stop.set)], SystemClock())

@@ -38,9 +38,11 @@ class Drain:
         self._blobs = BlobStore(settings.state_dir / "frames")
         self._schedule = Schedule(settings.batch.live_share)
         self._stop = threading.Event()
+        self._origin = topics.origin_of(topics.gateway_source("x", settings.gateway))
         self._told_minted: _Minted | None = None
         self._seen = -2
         self._said_down_s = float("-inf")
+        self._said_waiting = False
         self._rows_per_s = 0.0
         self.beat = Beat(clock)
 
@@ -64,6 +66,11 @@ class Drain:
             return wait_s
         epochs = list(self._reader.epochs())
         if not epochs:
+            if not self._said_waiting:
+                self._said_waiting = True
+                log.info(
+                    "waiting_for file=%s: the gateway has not made it yet", self._settings.state_dir / "gateway.db"
+                )
             return self._settings.poll_s
         try:
             if self._send_one(epochs[-1]):
@@ -93,8 +100,8 @@ class Drain:
 
     def _backlog(self, epoch: str, lane: Lane) -> _Batch:
         """Return the oldest unsettled rows of a lane; they settle everything from the last settled row on."""
-        settled = self._progress.settled(epoch, lane)
         while True:
+            settled = self._progress.settled(epoch, lane)
             after = oldest_unsettled(settled)
             rows = self._reader.read(lane, after, self._settings.batch.max_rows)
             fresh = _until_settled(rows, settled)
@@ -155,7 +162,7 @@ class Drain:
         untold = self._progress.untold()
         minted = self._minted()
         try:
-            answer = self._cloud.submit([self._body(row) for row in rows], minted, _burials(untold))
+            answer = self._cloud.submit([self._body(row) for row in rows], minted, _burials(untold, self._origin))
         except Rejected as error:
             if len(rows) == 1:
                 self._make_sure_it_is_the_row(minted, untold)
@@ -171,7 +178,7 @@ class Drain:
     def _make_sure_it_is_the_row(self, minted: _Minted, untold: _Untold) -> None:
         """Raise LinkDown unless the cloud commits the same request without the row: only then is the row to blame."""
         try:
-            self._cloud.submit([], minted, _burials(untold))
+            self._cloud.submit([], minted, _burials(untold, self._origin))
         except Rejected as error:
             raise LinkDown(f"every request is refused, whatever is in it: {error}; check gateway and url") from None
 
@@ -191,8 +198,7 @@ class Drain:
         return jsontext.dump(event)
 
     def _minted(self) -> _Minted:
-        origin = topics.origin_of(topics.gateway_source("x", self._settings.gateway))
-        return {**self._reader.minted(), origin: self._reader.epochs()}
+        return {**self._reader.minted(), self._origin: self._reader.epochs()}
 
     def _tell_minted(self) -> None:
         """With nothing else to send, tell how far everyone has minted and what was buried, if that is news."""
@@ -200,7 +206,7 @@ class Drain:
         if minted == self._told_minted and not untold:
             return
         try:
-            self._cloud.submit([], minted, _burials(untold))
+            self._cloud.submit([], minted, _burials(untold, self._origin))
         except Rejected as error:
             raise LinkDown(f"the cloud does not take the account of what was minted: {error}") from None
         self._told_minted = minted
@@ -247,15 +253,21 @@ def _until_settled(rows: Sequence[Entry], settled: RangeSet) -> list[Entry]:
     return fresh
 
 
-def _burials(untold: _Untold) -> list[dict[str, Any]]:
-    """Return what the cloud is told of buried rows: whose each was, and why it does not come."""
+def _burials(untold: _Untold, own_origin: str) -> list[dict[str, Any]]:
+    """Return what the cloud is told of buried rows: whose each was, and why it does not come.
+
+    It takes no word of another gateway from us, such as one that this gateway was named before.
+    """
     told = []
     for _, position, body, reason in untold:
         try:
             value = jsontext.parse(body)
             source, event_id = (str(value["source"]), str(value["id"])) if isinstance(value, dict) else ("", "")
             epoch, seq = events.parse_id(event_id)
-            told.append({"origin": topics.origin_of(source), "epoch": epoch, "seq": seq, "reason": reason})
-        except (ValueError, KeyError):
-            log.warning("burial_untold position=%d: its key cannot be read", position)
+            origin = topics.origin_of(source)
+            if origin.startswith("gateway/") and origin != own_origin:
+                raise ValueError(f"{origin} is not {own_origin}")
+            told.append({"origin": origin, "epoch": epoch, "seq": seq, "reason": reason})
+        except (ValueError, KeyError) as error:
+            log.warning("burial_untold position=%d error=%s", position, error)
     return told

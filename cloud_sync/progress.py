@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from millrace.database import Database
+from millrace.database import Damaged, Database, set_aside
 from millrace.outbox import Entry, Lane
 from millrace.ranges import RangeSet
 from millrace.settled import SCHEMA
+
+log = logging.getLogger(__name__)
 
 _BURIED = """
 CREATE TABLE buried (
@@ -22,8 +25,15 @@ class Progress:
     """The account for one gateway. One thread uses it."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
-        self._database = Database(path, SCHEMA + _BURIED)
+        """Open or create it. Errors: Locked, NewerSchema, StorageFailed.
+
+        A damaged one is set aside: everything is sent again, and the cloud knows what it has.
+        """
+        try:
+            self._database = _open_sound(path)
+        except Damaged as error:
+            log.error("account_damaged error=%s kept=%s: all is sent again", error, set_aside(path))
+            self._database = _open_sound(path)
         self._connection = self._database.connection
         self._settled: dict[tuple[str, Lane], RangeSet] = {}
         for epoch, lane, first, last in self._connection.execute("SELECT * FROM settled").fetchall():
@@ -73,3 +83,13 @@ class Progress:
     def close(self) -> None:
         """Close the file and give the lock back."""
         self._database.close()
+
+
+def _open_sound(path: Path) -> Database:
+    database = Database(path, SCHEMA + _BURIED)
+    try:
+        database.check()
+    except Damaged:
+        database.close()
+        raise
+    return database

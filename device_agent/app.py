@@ -30,6 +30,7 @@ def command(config: Path) -> None:
     settings = load(config, AgentSettings)
     set_up_logging(settings.log.level)
     time = clock.SystemClock()
+    settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
     spool = Spool(settings, clock.machine_id(), time)
     inbox = Inbox()
     status = topics.topic(settings.prefix, topics.Kind.DEVICE_STATUS, settings.device)

@@ -154,7 +154,7 @@ class Keeper:
         epoch, window_bytes = str(value["epoch"]), int(value["window_bytes"])
         ranges = [(int(first), int(last)) for first, last in value["ranges"]]
         if self._spool.is_ahead(epoch, ranges):
-            self._spool.begin_epoch("a receipt is ahead of what was minted: the spool was set back")
+            self._spool.begin_epoch("a receipt is ahead of what was sent: the spool was set back", ranges)
             self._said_s = float("-inf")
             return
         try:
@@ -162,7 +162,7 @@ class Keeper:
         except StorageFailed as error:  # the receipt comes again: it is cumulative
             log.error("receipt_unsettled error=%s", error)
             return
-        self._sender.receipted(positions, window_bytes, now_s)
+        self._sender.receipted(positions, window_bytes, now_s, greets=epoch == self._spool.epoch)
 
     # --- sending
 

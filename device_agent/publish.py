@@ -67,9 +67,14 @@ class Sender:
         self.in_flight_bytes += size_bytes
         self.cursor = max(self.cursor, position)
 
-    def receipted(self, ranges: Iterable[tuple[int, int]], window_bytes: int, now_s: float) -> None:
-        """Take a receipt over position ranges; a hole below its end means that something was lost on the way."""
-        self._greeted = True
+    def receipted(
+        self, ranges: Iterable[tuple[int, int]], window_bytes: int, now_s: float, *, greets: bool = True
+    ) -> None:
+        """Take a receipt over position ranges; a hole below its end means that something was lost on the way.
+
+        `greets`: it speaks of the present epoch, and so answers the word that a new far side was given.
+        """
+        self._greeted |= greets
         self.window_bytes = min(self._limit_bytes, window_bytes)
         highest = 0
         for first, last in ranges:

@@ -13,6 +13,7 @@ from millrace import events, jsontext, topics
 from millrace.blobs import BlobStore
 from millrace.clock import Clock, Instant
 from millrace.outbox import Draft, Entry, Lane, Outbox
+from millrace.ranges import RangeSet
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Spool:
         self._outbox = Outbox(folder / "spool.db", BlobStore(folder / "frames"), machine_id)
         self._offsets = self._find_offsets()
         self._young_from_seq = self._note_young()
+        self._is_met = False
 
     def close(self) -> None:
         """Close the file; what it holds stays."""
@@ -133,32 +135,41 @@ class Spool:
 
     def settle(self, epoch: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Forget what a receipt covers; return the position ranges. Seqs never minted are not ours to forget."""
-        offset, minted = self._offsets.get(epoch, 0), self._outbox.minted().get(epoch, 0)
-        ours = [(max(first, 1), min(last, minted)) for first, last in ranges]
-        positions = [(first + offset, last + offset) for first, last in ours if first <= last]
+        positions = []
+        if epoch in self._offsets:  # else none of its rows is held, and where they stood other rows may stand
+            offset, minted = self._offsets[epoch], self._outbox.minted()[epoch]
+            ours = [(max(first, 1), min(last, minted)) for first, last in ranges]
+            positions = [(first + offset, last + offset) for first, last in ours if first <= last]
         with self._outbox.transaction():
             if epoch == self.epoch:
                 self._outbox.connection.execute("DELETE FROM meta WHERE key = 'young_from'")
             for first, last in positions:
                 self._outbox.forget_range(first, last)
+        self._is_met |= epoch == self.epoch
         return positions
 
     def is_ahead(self, epoch: str, ranges: Sequence[tuple[int, int]]) -> bool:
-        """Whether a receipt speaks of more than this spool ever minted: it was set back to an older state."""
-        return epoch == self.epoch and any(last >= self._outbox.next_seq for _, last in ranges)
+        """Whether a receipt speaks of more than this spool can have sent: it was set back to an older state.
 
-    def begin_epoch(self, reason: str) -> None:
+        Before the first receipt of its epoch is settled, a spool sends nothing that is young.
+        """
+        sendable = self._outbox.next_seq if self._is_met else self._young_from_seq
+        return epoch == self.epoch and any(last >= sendable for _, last in ranges)
+
+    def begin_epoch(self, reason: str, taken: Sequence[tuple[int, int]] = ((1, events.SEQ_MAX),)) -> None:
         """Begin a new epoch, and give new keys to what is young: minted since the spool was opened as it was set back.
 
-        All in one transaction: what kept its old key would be taken for a repeat, and lost.
+        Of that only the seqs in `taken`, which the far side holds for other events: with their old keys they would be
+        taken for repeats, and lost. All in one transaction.
         """
         old = self.epoch
         log.warning("epoch_begun reason=%r old=%s", reason, old)
         with self._outbox.transaction():
             self._outbox.new_epoch(reason)
             if old in self._offsets:
-                self._rekey(self._offsets[old] + self._young_from_seq - 1)
+                self._rekey(self._offsets[old], RangeSet(taken))
         self._young_from_seq = 1
+        self._is_met = True  # nobody knows the new name yet: what comes back under it was sent
 
     # --- inside
 
@@ -195,11 +206,11 @@ class Spool:
         }
         return self._draft(Admission("ledger", events.LEDGER, self._clock.now(), data), self._outbox.mint())
 
-    def _rekey(self, after: int) -> None:
-        last = self._outbox.next_position - 1
+    def _rekey(self, offset: int, taken: RangeSet) -> None:
+        after, last = offset + self._young_from_seq - 1, self._outbox.next_position - 1
         while entries := [entry for entry in self._outbox.read(after, REKEY_ROWS) if entry.position <= last]:
             after = entries[-1].position
-            sound = [entry for entry in entries if entry.intact]
+            sound = [entry for entry in entries if entry.intact and entry.seq in taken]
             # Appended before the old rows go: their pictures never lack a row.
             self._append([self._rekeyed(entry) for entry in sound])
             self._outbox.forget([entry.position for entry in sound])

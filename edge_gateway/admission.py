@@ -131,11 +131,15 @@ def _believable(source: str, topic: topics.Topic, event: events.Event, type_: st
 def _bare_readings(topic: topics.Topic, payload: bytes, now: clock.Instant, redelivered: bool) -> list[Arrived]:
     readings = bare_readings.parse(payload, len(payload), now_s=now.wall_ns / 1e9)
     arrived = []
+    whole = sha256(payload)
     for number, (time_s, values) in enumerate(readings):
         instant = now if time_s is None else clock.Instant(int(time_s * 1e9), now.boot_id, now.uptime_ns)
-        digest = sha256(payload + b"#%d" % number).hexdigest()
+        digest = whole.copy()
+        digest.update(b"#%d" % number)
         arrived.append(
-            Arrived(topic, None, events.READING, digest, instant, payload, redelivered, bare_values=dict(values))
+            Arrived(
+                topic, None, events.READING, digest.hexdigest(), instant, payload, redelivered, bare_values=dict(values)
+            )
         )
     return arrived
 
@@ -157,10 +161,12 @@ def _status(device: str, payload: bytes) -> DeviceStatus:
     if not isinstance(value, dict):
         raise MalformedEvent("status: must be a JSON object")
     epoch, minted = value.get("epoch"), value.get("minted")
-    known = isinstance(epoch, str) and topics.LEVEL.match(epoch) is not None and len(epoch) == events.EPOCH_CHARS
+    known = isinstance(epoch, str) and events.EPOCH.match(epoch) is not None
     return DeviceStatus(
         device,
         online=value.get("state") == "online",
         epoch=epoch if known else None,
-        minted=minted if isinstance(minted, int) and not isinstance(minted, bool) and 0 <= minted < 2**62 else 0,
+        minted=minted
+        if isinstance(minted, int) and not isinstance(minted, bool) and 0 <= minted <= events.SEQ_MAX
+        else 0,
     )

@@ -49,13 +49,14 @@ def command(config: Path) -> None:
 def serve(settings: GatewaySettings) -> None:
     """Run a gateway until it is told to stop. Errors: ConfigError, Locked, and whatever ends an actor."""
     time = clock.SystemClock()
+    settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
+    store = Store(settings.state_dir, clock.machine_id(), settings.store.max_bytes)
     try:
         models = Models(settings.models, settings.limits.max_pixels)
         workers = Workers(models, settings.workers)
     except EngineFailed as error:
         raise ConfigError([str(error)]) from None
     metrics = Metrics()
-    store = Store(settings.state_dir, clock.machine_id(), settings.store.max_bytes)
     line = Line(settings.limits.line_frames)
     connection = _connection(settings)
     intake = Intake(settings, connection.inbox, line, workers, metrics, time)

@@ -92,6 +92,8 @@ class Bundle:
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`; ConfigError says what does not fit, where, and what to do."""
     path = folder / MANIFEST
+    if not path.exists():
+        raise ConfigError([f"models: bundle {folder}: no {MANIFEST} there; see docs/models.md for what a bundle holds"])
     manifest = load(path, Manifest)
     file = folder / manifest.file
     model = _read(file, MAX_MODEL_BYTES)

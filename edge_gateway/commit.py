@@ -230,6 +230,8 @@ class Committer:
         if not goes_up and not datas:
             disposition, reason = ("local", "no model serves it") if kept else ("shed", "no model serves it")
             work.declare(item.device, key.epoch, key.seq, key.seq, disposition, reason)
+            if disposition == "shed":
+                work.counts.append(self._metrics.shed.inc)
         self._store.remember(stream, key.seq, Answer(first, len(datas), _remembered_as(item)))
         work.done.replies.append((item, datas))
 

@@ -259,6 +259,7 @@ class Writer:
                 return self._committer.commit(batch)
             except StorageFailed as error:
                 log.error("commit_failed rows=%d error=%s retry_s=%.0f", len(batch), error, RETRY_STORAGE_S)
+                self._purge(0.0, 0)  # what is settled makes room for what is new, whatever the retention says
                 if self._stop.wait(RETRY_STORAGE_S):
                     raise
                 self.beat.beat()
@@ -297,17 +298,22 @@ class Writer:
             return
         self._purged_s = now_s
         kept = self._settings.store
-        try:
-            if self._store.purge(self._settings.uplink == "cloud", kept.retention_s, kept.retention_bytes, now_s):
-                self._purged_s = float("-inf")  # go on after the next batch
-        except StorageFailed as error:
-            log.error("purge_failed error=%s", error)
+        if self._purge(kept.retention_s, kept.retention_bytes):
+            self._purged_s = float("-inf")  # go on after the next batch
         self._metrics.held_rows.set(self._store.outbox.held_rows)
         self._metrics.held_bytes.set(self._store.outbox.held_bytes)
         self._metrics.full.set(self._store.full)
         if self._connection.connected:
             for receipt in self._committer.reopened():
                 self._publish(receipt)
+
+    def _purge(self, retention_s: float, retention_bytes: int) -> bool:
+        try:
+            uplink = self._settings.uplink == "cloud"
+            return self._store.purge(uplink, retention_s, retention_bytes, self._clock.uptime_s())
+        except StorageFailed as error:
+            log.error("purge_failed error=%s", error)
+            return False
 
     def _republish(self) -> None:
         """Publish what a former life committed and perhaps never said."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class StorageFailed(Exception):
@@ -52,9 +55,15 @@ class BlobStore:
             raise
 
     def discard(self, digests: Iterable[str]) -> None:
-        """Unlink blobs whose last row is gone; one that is already missing is no error."""
+        """Unlink blobs whose last row is gone; one that is already missing is no error.
+
+        One that the disk does not let go is an orphan until the next start: what was committed stands.
+        """
         for sha256 in digests:
-            self.path(sha256).unlink(missing_ok=True)
+            try:
+                self.path(sha256).unlink(missing_ok=True)
+            except OSError as error:
+                log.error("picture_not_unlinked sha256=%s error=%s", sha256, error.strerror)
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of each file, half-written leftovers of a crash included (their names fit no row)."""

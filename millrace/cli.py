@@ -11,7 +11,8 @@ import click
 
 from millrace import __version__
 from millrace.blobs import StorageFailed
-from millrace.database import Locked, NewerSchema
+from millrace.database import Damaged, Locked, NewerSchema
+from millrace.listening import AddressTaken
 from millrace.settings import ConfigError
 
 EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_TRY_LATER, EXIT_CONFIG = 1, 69, 75, 78
@@ -53,7 +54,7 @@ class _Lazy(click.Group):
             extra = _EXTRA.get(cmd_name, "demo")
             raise click.ClickException(
                 f"`millrace {cmd_name}` needs the package {error.name!r};"
-                f" install it with: pip install 'millrace[{extra}]'"
+                f" run in a checkout of Millrace: pip install '.[{extra}]' (or name its wheel instead of '.')"
             ) from None
         return command
 
@@ -101,6 +102,12 @@ def main() -> None:
     except NewerSchema as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_CONFIG)
+    except Damaged as error:
+        click.echo(f"error: {error}; move it aside with its -wal and -shm, and a new one is made", err=True)
+        sys.exit(EXIT_FAILED)
+    except AddressTaken as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_UNAVAILABLE)
     except (Locked, StorageFailed) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_TRY_LATER)

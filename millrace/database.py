@@ -18,7 +18,17 @@ from urllib.parse import quote
 
 from millrace.blobs import StorageFailed, make_folder
 
-__all__ = ["Connection", "Database", "Locked", "NewerSchema", "Viewer", "open_reader", "storage_errors"]
+__all__ = [
+    "Connection",
+    "Damaged",
+    "Database",
+    "Locked",
+    "NewerSchema",
+    "Viewer",
+    "open_reader",
+    "set_aside",
+    "storage_errors",
+]
 
 APPLICATION_ID = 0x4D494C4C  # "MILL"
 SCHEMA_VERSION = 1
@@ -45,13 +55,17 @@ class NewerSchema(Exception):
     """The file was written by a newer program; it is left untouched. Exit 78."""
 
 
+class Damaged(Exception):
+    """The file is no database, or the disk has spoilt it: what it held cannot be read any more."""
+
+
 class Database:
     """The one connection that writes and checkpoints a file. Opening it creates it and takes the lock."""
 
     def __init__(self, path: Path, schema: str, application_id: int = APPLICATION_ID) -> None:
         """Open or create the file with the tables of `schema`, all or none.
 
-        Errors: Locked, NewerSchema, StorageFailed, sqlite3.DatabaseError (the file is no database).
+        Errors: Locked, NewerSchema, StorageFailed, Damaged.
         """
         self.path = path
         with ExitStack() as undo, storage_errors(path):
@@ -73,6 +87,13 @@ class Database:
     def close(self) -> None:
         """Close the file and give the lock back."""
         self._close()
+
+    def check(self) -> None:
+        """Read all of the file's structure; Damaged if it does not hold together."""
+        with storage_errors(self.path):
+            (found,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise Damaged(f"{self.path}: {found}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -103,25 +124,54 @@ class Viewer:
             self._connection = None
 
     def all(self, sql: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a query; none while the file is not there."""
+        """Return all rows of a query; none while the file is not there. Errors: Damaged."""
         try:
             inode = self.path.stat().st_ino
         except OSError:
             return []
         if inode != self._inode:
             self.close()
-        if self._connection is None:
-            self._connection, self._inode = open_reader(self.path, self._sign_of_life), inode
-        return [] if self._connection is None else self._connection.execute(sql, values).fetchall()
+        with _damage(self.path):
+            if self._connection is None:
+                self._connection, self._inode = open_reader(self.path, self._sign_of_life), inode
+            return [] if self._connection is None else self._connection.execute(sql, values).fetchall()
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk that is full, failing or read-only raises inside into StorageFailed."""
+    """Turn what a disk that is full, failing or read-only raises inside into StorageFailed, or Damaged."""
     try:
-        yield
+        with _damage(path):
+            yield
     except (OSError, sqlite3.OperationalError) as error:
         raise StorageFailed(f"{path}: {error}") from error
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:  # its subclasses speak of the statement or the disk
+            raise
+        raise Damaged(f"{path}: {error}") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that a new one can take its place; return the new name. Errors: Locked, StorageFailed.
+
+    An older one that was set aside makes room.
+    """
+    with storage_errors(path):
+        lock = _take_lock(path)
+        try:
+            for tail in ("-wal", "-shm", ""):  # a log without its file would be taken for the new file's
+                part = path.with_name(path.name + tail)
+                if part.exists():
+                    part.replace(path.with_name(f"{path.name}.damaged{tail}"))
+        finally:
+            os.close(lock)
+    return path.with_name(f"{path.name}.damaged")
 
 
 def open_reader(path: Path, sign_of_life: str) -> Connection | None:

@@ -31,8 +31,8 @@ TYPE_OF_KIND = {
     topics.Kind.WAVEFORM: WAVEFORM,
     topics.Kind.DEVICE_LEDGER: LEDGER,
 }
-EPOCH_CHARS = 8
-_SEQ_MAX = 10**18 - 1
+EPOCH = re.compile(r"[a-z0-9]{8}\Z")
+SEQ_MAX = 10**18 - 1
 _ID = re.compile(r"([a-z0-9]{8})-([1-9][0-9]{0,17})\Z")
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}\Z")
 
@@ -74,8 +74,8 @@ class LedgerData(BaseModel):
     device: Annotated[str, AfterValidator(topics.check_level)] | None = None
     gateway: Annotated[str, AfterValidator(topics.check_level)] | None = None
     epoch: Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
-    first: Annotated[int, Field(ge=1, le=_SEQ_MAX, alias="from")]
-    last: Annotated[int, Field(ge=1, le=_SEQ_MAX, alias="to")]
+    first: Annotated[int, Field(ge=1, le=SEQ_MAX, alias="from")]
+    last: Annotated[int, Field(ge=1, le=SEQ_MAX, alias="to")]
     disposition: Disposition
     reason: Annotated[str, Field(max_length=500)]
 

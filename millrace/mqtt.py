@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ PROBE_TIMEOUT_S = 2.0
 SESSION_EXPIRY_S = 7 * 86400
 RECEIVE_MAXIMUM = 1000
 PAUSE_S = 0.02
+DELIVERY_BYTES = 1024  # what a delivery takes in memory besides its topic and payload, roughly
+STEADY_S = 5.0  # a connection that stood for less counts as a failed attempt
 BUSY = b'{"state":"busy"}'  # on the status topic, not retained: it keeps the connection while reading is paused
 _REFUSED_FOR_GOOD = frozenset({"Not authorized", "Bad user name or password", "Unspecified error"})
 
@@ -60,7 +63,6 @@ class Disconnected:
     """The connection of `epoch` is gone; whatever it had not delivered will come again or must be sent again."""
 
     epoch: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Delivery:
     properties: tuple[tuple[str, str], ...]
     epoch: int
     ack: Callable[[], None] = field(repr=False, compare=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, roughly: many small messages fill it too."""
+        return DELIVERY_BYTES + len(self.topic) + len(self.payload)
 
 
 class Inbox:
@@ -93,7 +100,7 @@ class Inbox:
         with self._ready:
             self._arrivals.append(arrival)
             if isinstance(arrival, Delivery):
-                self._bytes += len(arrival.payload)
+                self._bytes += arrival.size_bytes
             self._ready.notify()
 
     def get(self, timeout_s: float) -> object | None:
@@ -105,7 +112,7 @@ class Inbox:
                 return None
             arrival = self._arrivals.popleft()
             if isinstance(arrival, Delivery):
-                self._bytes -= len(arrival.payload)
+                self._bytes -= arrival.size_bytes
             return arrival
 
     @property
@@ -174,6 +181,9 @@ class Connection:
         self._client: paho.Client | None = None
         self._epoch = 0
         self._connected_epoch = 0
+        self._refused_epoch = 0
+        self._stood_from_s = 0.0
+        self._reason = ""
         self.protocol: Protocol | None = None
 
     # --- the actor
@@ -182,17 +192,17 @@ class Connection:
         """Hold a connection until `interrupt`; raise what a callback raised, and ConfigError for unusable settings."""
         attempt = 0
         while not self._stop.is_set():
+            stood_s = 0.0
             try:
-                held = self._hold_one()
+                stood_s = self._hold_one()
             except (OSError, BrokerUnreachable) as error:
-                held = False
                 if attempt == 0 or attempt % 20 == 0:
                     log.warning(
                         "broker_unreachable host=%s port=%d error=%s", self._settings.host, self._settings.port, error
                     )
             if self._failure is not None:
                 raise self._failure
-            attempt = 0 if held else attempt + 1
+            attempt = 0 if stood_s >= STEADY_S else attempt + 1
             pause_s = random.uniform(0, min(self._settings.reconnect_max_s, 0.25 * 2 ** min(attempt, 16)))
             self._stop.wait(pause_s)
 
@@ -201,13 +211,13 @@ class Connection:
         self._stop.set()
         self._closed.set()
 
-    def _hold_one(self) -> bool:
-        """Make one connection and hold it until it ends; return whether it ever stood."""
+    def _hold_one(self) -> float:
+        """Make one connection and hold it until it ends; return for how many seconds it stood."""
         protocol = self._settings.protocol
         self.protocol = probe(self._settings) if protocol == "auto" else protocol
         self._closed.clear()
         if self._stop.is_set():
-            return False
+            return 0.0
         self._epoch += 1
         epoch = self._epoch
         client = self._make_client(epoch, self.protocol)
@@ -223,11 +233,19 @@ class Connection:
         try:
             self._closed.wait()
         finally:
-            stood = self._connected_epoch == epoch
-            if stood and self._stop.is_set():
+            stood_s = time.monotonic() - self._stood_from_s if self._connected_epoch == epoch else 0.0
+            if stood_s and self._stop.is_set():
                 client.disconnect()
             self._end(epoch, client)
-        return stood
+        if stood_s and not self._stop.is_set():
+            log.warning("broker_disconnected stood_s=%.1f reason=%r%s", stood_s, self._reason, self._hint(stood_s))
+        return stood_s
+
+    def _hint(self, stood_s: float) -> str:
+        """Return what a person may look at when connections do not last."""
+        if stood_s >= STEADY_S or self._settings.username is None:
+            return ""
+        return f" check: does another program use the account {self._settings.username!r}, or is a topic denied to it?"
 
     def _end(self, epoch: int, client: paho.Client) -> None:
         # Ends paho's thread also where the network is dead: it stops at the first pass of its loop.
@@ -241,7 +259,7 @@ class Connection:
             sock = client.socket()
             if sock is not None:
                 sock.close()
-        self.inbox.put(Disconnected(epoch, "closed"))
+        self.inbox.put(Disconnected(epoch))
 
     def _make_client(self, epoch: int, protocol: Protocol) -> paho.Client:
         settings = self._settings
@@ -267,7 +285,8 @@ class Connection:
             client.tls_set_context(_tls(settings))
         client.on_socket_open = _no_delay
         client.on_connect = self._guard(lambda *a: self._on_connect(client, epoch, protocol, a[2], a[3]))
-        client.on_disconnect = self._guard(lambda *_: self._closed.set())
+        client.on_disconnect = self._guard(lambda *a: self._on_disconnect(a[3]))
+        client.on_publish = self._guard(lambda *a: self._on_publish(a[3]))
         client.on_message = self._guard(lambda *a: self._on_message(client, epoch, a[2]))
         return client
 
@@ -296,6 +315,7 @@ class Connection:
         if self._subscriptions:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
         self._client = client
+        self._stood_from_s = time.monotonic()
         self._connected_epoch = epoch
         log.info(
             "broker_connected host=%s port=%d protocol=%s resumed=%s",
@@ -305,6 +325,17 @@ class Connection:
             bool(flags.session_present),
         )
         self.inbox.put(Connected(epoch, protocol))
+
+    def _on_disconnect(self, reason: Any) -> None:
+        if not self._closed.is_set():  # the broker's own word comes first, that the socket closed second
+            self._reason = str(reason)
+        self._closed.set()
+
+    def _on_publish(self, reason: Any) -> None:
+        """Say once for each connection that the broker refuses what we publish; only MQTT 5 tells."""
+        if reason.is_failure and self._refused_epoch != self._connected_epoch:
+            self._refused_epoch = self._connected_epoch
+            log.error("publish_refused reason=%r account=%s", str(reason), self._settings.username)
 
     def _on_message(self, client: paho.Client, epoch: int, message: paho.MQTTMessage) -> None:
         mid, qos = message.mid, message.qos

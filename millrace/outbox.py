@@ -103,7 +103,7 @@ class Outbox:
     def __init__(self, path: Path, blobs: BlobStore, machine_id: str, schema: str = "") -> None:
         """Open or create the file; `schema` are the owner's further tables, created with it.
 
-        Errors: Locked, NewerSchema, StorageFailed, sqlite3.DatabaseError (the file is no database).
+        Errors: Locked, NewerSchema, StorageFailed, Damaged.
         """
         self.path = path
         self.blobs = blobs

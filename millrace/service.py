@@ -73,13 +73,20 @@ def run(actors: Sequence[Actor], clock: Clock, *, ready: threading.Event | None 
             end(None)
 
     threading.excepthook = lambda unraisable: end(unraisable.exc_value or RuntimeError("a thread died"))
+    told: list[str] = []
+
+    def obey(number: int, _frame: object) -> None:
+        told.append(signal.Signals(number).name)
+        ended.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, obey)
     for actor in actors:
         actor._thread = threading.Thread(target=body, args=(actor,), name=actor.name, daemon=True)
         actor._thread.start()
     _supervise(actors, ended, ready)
     notify("STOPPING=1")
+    log.info("stopping reason=%s", told[0] if told else "an actor ended")
     deadline_s = clock.uptime_s() + JOIN_TIMEOUT_S
     for actor in reversed(actors):
         actor.interrupt()
@@ -87,6 +94,7 @@ def run(actors: Sequence[Actor], clock: Clock, *, ready: threading.Event | None 
         actor._thread.join(max(0.0, deadline_s - clock.uptime_s()))
         if actor._thread.is_alive():
             log.error("actor_stuck actor=%s timeout_s=%.0f", actor.name, JOIN_TIMEOUT_S)
+    log.info("stopped")
     if first_error:
         raise first_error[0]
 

@@ -6,11 +6,16 @@ another epoch purge nothing.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from millrace.database import Viewer
+from millrace.database import Damaged, Viewer
 from millrace.outbox import Lane
 from millrace.ranges import RangeSet
+
+log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE settled (
@@ -23,15 +28,16 @@ INSERT INTO link VALUES (1, 'unknown', 0, NULL, 0);
 
 
 class SettledReader:
-    """Reads `sync.db` of a sync worker beside us; an absent file has settled nothing."""
+    """Reads `sync.db` of a sync worker beside us; a file that is absent or damaged has settled nothing."""
 
     def __init__(self, path: Path) -> None:
         self._file = Viewer(path, "SELECT one FROM link")
+        self._is_damaged = False
 
     def read(self, epoch: str) -> dict[Lane, RangeSet]:
         """Return what is settled in each lane for this epoch of the gateway."""
         settled: dict[Lane, RangeSet] = {}
-        for lane, first, last in self._file.all("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,)):
+        for lane, first, last in self._all("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,)):
             settled.setdefault(Lane(lane), RangeSet()).add(first, last)
         return settled
 
@@ -41,8 +47,19 @@ class SettledReader:
 
     def link(self) -> dict[str, object] | None:
         """Return the link's state as the sync worker last wrote it, or None without one."""
-        for state, since, success, rate in self._file.all(
+        for state, since, success, rate in self._all(
             "SELECT state, since_wall_ns, last_success_wall_ns, rows_per_s FROM link"
         ):
             return {"state": state, "since_wall_ns": since, "last_success_wall_ns": success, "rows_per_s": rate}
         return None
+
+    def _all(self, sql: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]]:
+        try:
+            rows = self._file.all(sql, values)
+        except Damaged as error:  # its owner makes a new one
+            if not self._is_damaged:
+                log.error("account_damaged error=%s: nothing counts as settled", error)
+            self._is_damaged = True
+            return []
+        self._is_damaged = False
+        return rows

@@ -100,7 +100,9 @@ Rows are what was there, columns what the model said:
 
 ## Make it again
 
-    pip install "millrace[train]"
+In a checkout of Millrace:
+
+    pip install '.[train]'
     python -m millrace_models.parts_recipe --out parts
 
 It took {run.seconds / 60:.0f} minutes with TensorFlow {run.tensorflow}. The seeds are fixed

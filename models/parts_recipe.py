@@ -74,7 +74,9 @@ def _tensorflow() -> Any:
     try:
         return importlib.import_module("tensorflow")
     except ModuleNotFoundError as error:
-        raise TrainingToolsMissing("training needs TensorFlow: pip install millrace[train]") from error
+        raise TrainingToolsMissing(
+            "training needs TensorFlow; run in a checkout of Millrace: pip install '.[train]'"
+        ) from error
 
 
 def _network(tf: Any) -> Any:

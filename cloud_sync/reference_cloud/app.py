@@ -15,17 +15,11 @@ from cloud_sync.reference_cloud.ledger import Ledger
 from cloud_sync.reference_cloud.routes import Api
 from cloud_sync.reference_cloud.settings import CloudSettings
 from millrace import service, settings
-from millrace.cli import EXIT_UNAVAILABLE, config_option
+from millrace.cli import config_option
 from millrace.clock import SystemClock
+from millrace.listening import listen
 
 GRACE_S = 5
-KEEPALIVE_S = 60
-
-
-class AddressTaken(click.ClickException):
-    """The address cannot be listened on. Exit 69."""
-
-    exit_code = EXIT_UNAVAILABLE
 
 
 class _Server(uvicorn.Server):
@@ -60,25 +54,11 @@ def serve(config: CloudSettings) -> None:
         def interrupt() -> None:
             server.should_exit = True
 
-        with _listen(config.host, config.port) as listener:
+        with listen(config.host, config.port) as listener:
             http = service.Actor("http", lambda: server.run([listener]), interrupt)
             service.run([http], clock)
     finally:
         ledger.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise AddressTaken(f"cannot listen on {host} port {port}: {error.strerror}") from None
-    # Every accepted connection takes these over. Without the first, Nagle holds a short answer back for 40 ms; without
-    # the others, a gateway that lost its power in the middle of a request keeps its place for ever.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-    return listener
 
 
 @click.command("cloud")

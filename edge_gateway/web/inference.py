@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import socket
 import threading
 from typing import Any
 
@@ -23,6 +22,7 @@ from edge_gateway.pipeline import Intake
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Herald, Uplink
 from millrace.events import MalformedEvent
+from millrace.listening import listen
 from millrace.settings import read_secret
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Web:
     def __init__(
         self, settings: GatewaySettings, intake: Intake, herald: Herald, uplink: Uplink, metrics: Metrics
     ) -> None:
-        """Prepare; ConfigError if the token cannot be read."""
+        """Listen, but serve only in `run`. Errors: ConfigError if the token cannot be read, AddressTaken."""
         self._settings, self._intake, self._herald = settings, intake, herald
         self._uplink, self._metrics = uplink, metrics
         token_file = settings.http.token_file
@@ -59,17 +59,14 @@ class Web:
             timeout_keep_alive=10,
         )
         self._server = uvicorn.Server(config)
+        self._listener = listen(settings.http.host, settings.http.port)
         self.ready = threading.Event()
 
     def run(self) -> None:
-        """Serve until interrupted; OSError if the port is taken."""
-        sock = self._server.config.bind_socket()
-        # asyncio sets it only on sockets that name their protocol; accepted ones inherit it from this one.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.port = sock.getsockname()[1]
-        log.info("http_ready url=http://%s:%d", self._settings.http.host, self.port)
+        """Serve until interrupted."""
+        log.info("http_ready url=http://%s:%d", self._settings.http.host, self._listener.getsockname()[1])
         self.ready.set()
-        asyncio.run(self._server.serve(sockets=[sock]))
+        asyncio.run(self._server.serve(sockets=[self._listener]))
 
     def interrupt(self) -> None:
         """End `run`."""

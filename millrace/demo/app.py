@@ -138,6 +138,7 @@ class Demo:
         results = topics.subscription(topics.DEFAULT_PREFIX, topics.Kind.RESULT)
         self.say(f"  mosquitto_sub -p {stage.broker_port}{login} -v -t '{results}'")
         self.say(f"  curl http://127.0.0.1:{stage.http_port}/health")
+        self.say("Below: the last answer, what the part really is, score, whose answer counts, time in the gateway.")
         self.say("")
 
     def _show(self, device: str, data: dict[str, Any]) -> None:
@@ -161,24 +162,24 @@ class Demo:
                 done.add("cut")
                 proxy.set_state("black_hole")
                 cut_s = time.monotonic()
-                self.say(f"--- {now_s:4.1f} s  the cloud is cut off: packets vanish")
+                self._announce(begun_s, "the cloud is cut off: packets vanish")
             if "refused" not in done and now_s >= self.seconds / 2:
                 done.add("refused")
                 proxy.set_state("refuse")
-                self.say(f"--- {now_s:4.1f} s  still cut off: connections are refused")
+                self._announce(begun_s, "still cut off: connections are refused")
             if "restored" not in done and now_s >= self.seconds * 2 / 3:
                 done.add("restored")
                 waiting_at_restore = len(watch.latencies_ms)
                 proxy.set_state("pass")
                 restored_s = time.monotonic()
-                self.say(f"--- {now_s:4.1f} s  the link is back; {waiting_at_restore - self._in_cloud} results wait")
+                self._announce(begun_s, f"the link is back; {waiting_at_restore - self._in_cloud} results wait")
             if "killed" not in done and "restored" in done and time.monotonic() - restored_s > 0.3:
                 done.add("killed")
                 stage.restart_cloud()
-                self.say(f"--- {now_s:4.1f} s  the cloud was killed (SIGKILL) while it caught up, and started again")
+                self._announce(begun_s, "the cloud was killed (SIGKILL) while it caught up, and started again")
             if drained_s is None and "killed" in done and self._in_cloud >= waiting_at_restore:
                 drained_s = time.monotonic()
-                self.say(f"--- {now_s:4.1f} s  caught up: drained in {drained_s - restored_s:.1f} s")
+                self._announce(begun_s, f"caught up: drained in {drained_s - restored_s:.1f} s")
             if int(now_s) > said_s:
                 said_s = int(now_s)
                 self._tell(now_s, watch, linked="cut" not in done or "restored" in done)
@@ -192,6 +193,9 @@ class Demo:
         latencies = list(watch.latencies_ms.values())
         return settle_account(stage.home, cloud, DEVICE, restored_s - cut_s, drain_s, latencies)
 
+    def _announce(self, begun_s: float, text: str) -> None:
+        self.say(f"--- {time.monotonic() - begun_s:4.1f} s  {text}")
+
     def _news(self, cloud: CloudView, cursor: int) -> tuple[int, int]:
         try:
             rows, cursor = cloud.results(cursor)
@@ -201,7 +205,7 @@ class Demo:
 
     def _tell(self, now_s: float, watch: Watch, linked: bool) -> None:
         last = self._last
-        shown = ""
+        shown = "  waiting for the first part"
         if last:
             truth = f" (is {last['truth']})" if "truth" in last else ""
             shown = f"  last: {last['label']}{truth} {last['score']:.2f}, {last['decision']}, {last['total_ms']:.1f} ms"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -569,6 +570,25 @@ def test_a_model_that_the_runtime_refuses_ends_the_start_with_78_and_its_name(tm
     assert status == 78
     assert lines[-1].startswith("model foreign@1: LiteRT refuses it: ")
     assert not any("Traceback" in line for line in lines)
+
+
+def test_a_folder_without_a_bundle_ends_the_start_with_78_and_says_what_is_wanted(tmp_path: Path) -> None:
+    status, lines = ends(tmp_path / "g", models=[{"bundle": str(tmp_path / "nowhere")}])
+    assert status == 78
+    assert lines == [
+        f"models: bundle {tmp_path}/nowhere: no manifest.yaml there; see docs/models.md for what a bundle holds"
+    ]
+
+
+def test_a_taken_port_ends_the_start_with_69_and_says_how_to_find_who_has_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status, lines = ends(tmp_path / "g", http={"port": port})
+    assert status == 69
+    assert lines[-1].startswith(
+        f"error: cannot listen on 127.0.0.1 port {port}: Address already in use; see who does: ss"
+    )
+    assert not any("Traceback" in line or "broker_connected" in line for line in lines)
 
 
 # --- real models, real pictures

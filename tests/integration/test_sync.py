@@ -371,6 +371,15 @@ def test_one_poison_row_is_found_buried_and_told_and_the_rest_goes_on(line: Line
     ]
 
 
+def test_what_a_gateway_said_under_its_former_name_holds_nobody_up(line: Line) -> None:
+    line.add(1)
+    line.add(1, source=topics.gateway_source("millrace", "former"))
+    line.finish()
+    line.add(1)
+    line.finish()
+    assert line.audit()["held"] == 2
+
+
 def test_several_poison_rows_in_one_batch_are_each_found(line: Line) -> None:
     for number in range(12):
         line.add(1, **({"data": deep()} if number in (0, 5, 6, 11) else {}))
@@ -483,6 +492,17 @@ def test_the_newest_is_seen_while_a_backlog_drains_and_nothing_goes_twice(line: 
     assert line.all_there()
     sent = list(itertools.chain.from_iterable(line.uplink.batches()))
     assert len(sent) == len(set(sent)) == 405
+
+
+def test_what_was_sent_live_is_joined_though_rows_of_other_lanes_stand_between(line: Line) -> None:
+    line.again(batch={"max_rows": 10, "live_share": 0.5})
+    for _ in range(50):
+        line.add(1, Lane.BULK)
+        line.add(1, Lane.RESULT)
+    line.finish()
+    assert line.all_there()
+    sent = list(itertools.chain.from_iterable(line.uplink.batches()))
+    assert len(sent) == len(set(sent)) == 100
 
 
 def test_what_stays_here_never_goes_up(line: Line) -> None:

@@ -194,6 +194,9 @@ def test_a_gateway_does_not_take_what_is_not_for_it(topic: str) -> None:
         ({"state": "lost"}, DeviceStatus("cam-1", False, None, 0)),
         ({"state": "online", "epoch": "../../x", "minted": -1}, DeviceStatus("cam-1", True, None, 0)),
         ({"state": "online", "epoch": 5, "minted": True}, DeviceStatus("cam-1", True, None, 0)),
+        # What no id can spell would be refused by the cloud, and the whole uplink with it.
+        ({"state": "online", "epoch": "ab-cd-ef", "minted": 9}, DeviceStatus("cam-1", True, None, 9)),
+        ({"state": "online", "epoch": EPOCH, "minted": 10**18}, DeviceStatus("cam-1", True, EPOCH, 0)),
     ],
 )
 def test_a_status_is_heard_as_far_as_it_makes_sense(said: dict[str, Any], heard: DeviceStatus) -> None:

@@ -91,7 +91,7 @@ def test_a_bundle_that_does_not_fit_is_refused_in_words(make: Make, changed: dic
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
-    assert "manifest.yaml: cannot read" in refusal(tmp_path)
+    assert "no manifest.yaml there; see docs/models.md" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"ok\nscratch\n", b"\xef\xbb\xbfok\r\nscratch\r\n", b"ok \n\nscratch"])

@@ -18,7 +18,7 @@ import pytest
 from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome, admit
 from edge_gateway.commit import ALARM_EVERY_S, Committed, Committer, Finished, NotAnswered
 from edge_gateway.metrics import Metrics
-from edge_gateway.pipeline import Line, Writer
+from edge_gateway.pipeline import Item, Line, Writer
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Uplink
@@ -623,6 +623,23 @@ def test_a_long_backlog_is_purged_slice_by_slice_and_says_when_more_is_due(gatew
     gateway.take(*(reading(seq) for seq in range(1, count + 1)))
     settle(gateway, Lane.BULK, 1, count)
     assert [purge(gateway) for _ in range(3)] == [True, True, False]
+    assert gateway.rows() == []
+
+
+def test_on_a_full_disk_what_is_settled_makes_room_and_the_line_goes_on(gateway: Gateway) -> None:
+    gateway.take(*(reading(seq) for seq in range(1, 301)))
+    settle(gateway, Lane.BULK, 1, 300)
+    connection = gateway.store.outbox.connection
+    connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+    line, committed = Line(4), threading.Event()
+    line.put(Item(Malformed("millrace/device/cam-1/frame/top", bytes(60_000), "no picture"), committed.set))
+    floor = Floor(gateway.loaded)
+    writer = Writer(gateway.loaded, line, gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock)
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    assert committed.wait(10)
+    writer.interrupt()
+    thread.join(10)
     assert gateway.rows() == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from millrace.blobs import BlobStore, StorageFailed
-from millrace.database import SCHEMA_VERSION, Locked, NewerSchema
+from millrace.database import SCHEMA_VERSION, Damaged, Locked, NewerSchema
 from millrace.outbox import Draft, Entry, Lane, Outbox, Reader
 
 RED, BLUE = b"red picture", b"blue picture, longer"
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_database_says_so(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database" * 100)
     for _ in range(2):
-        with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        with pytest.raises(Damaged, match="not a database"):
             Outbox(path, BlobStore(path.parent / "frames"), "machine-1")
 
 
@@ -280,6 +280,18 @@ def test_a_second_writer_is_told_who_has_the_file(outbox: Outbox, path: Path) ->
     with pytest.raises(Locked, match=f"process {os.getpid()};"):
         Outbox(path, BlobStore(path.parent / "frames"), "machine-1")
     assert add(outbox)
+
+
+def test_a_picture_that_cannot_be_unlinked_does_not_undo_what_was_committed(outbox: Outbox) -> None:
+    with outbox.transaction():
+        outbox.put_pictures({SHA_RED: RED})
+        outbox.append([Draft(Lane.FRAME, outbox.epoch, outbox.mint(), b"{}", SHA_RED, len(RED))], 0.0)
+    file = outbox.blobs.path(SHA_RED)
+    file.unlink()
+    file.mkdir()
+    with outbox.transaction():
+        outbox.forget([1])
+    assert outbox.read(0, 10) == []
 
 
 def test_a_full_disk_stops_a_transaction_whole(outbox: Outbox) -> None:

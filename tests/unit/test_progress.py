@@ -90,6 +90,24 @@ def test_the_link_says_since_when_it_is_as_it_is(progress: Progress, path: Path)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("first_byte", [0, 4096], ids=["header", "pages"])
+def test_a_damaged_account_settles_nothing_and_its_owner_makes_a_new_one(
+    progress: Progress, path: Path, first_byte: int
+) -> None:
+    progress.settle(EPOCH, Lane.RESULT, 1, 9)
+    progress.close()
+    with path.open("r+b") as file:
+        file.seek(first_byte)
+        file.write(b"\xa5" * (path.stat().st_size - first_byte))
+    reader = SettledReader(path)
+    assert (reader.highest(EPOCH), reader.link()) == (0, None)
+    again = Progress(path)
+    again.settle(EPOCH, Lane.RESULT, 1, 3)
+    assert reader.highest(EPOCH) == 3
+    assert path.with_name("sync.db.damaged").exists()
+    again.close()
+
+
 def test_one_sync_worker_for_a_file(progress: Progress, path: Path) -> None:
     with pytest.raises(Locked, match="is written by process"):
         Progress(path)

@@ -57,6 +57,14 @@ def test_the_first_receipt_is_waited_for_and_then_a_window_goes() -> None:
     assert line.send(31.0) == list(range(1, 11))
 
 
+def test_a_receipt_of_another_epoch_is_not_the_first_receipt() -> None:
+    line = Line()
+    line.sender.connected(0.0)
+    line.sender.gateway("g1", "session-1", 0.0)
+    line.sender.receipted([(1, 2)], WINDOW, 1.0, greets=False)
+    assert line.send(1.0) == []
+
+
 def test_who_waits_for_the_first_receipt_asks_for_it_again_with_growing_pauses() -> None:
     line = Line()
     line.sender.connected(0.0)

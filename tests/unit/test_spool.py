@@ -203,6 +203,7 @@ def test_offsets_are_found_again_whatever_is_left_of_each_epoch(spool: Spool, op
 
 
 def test_a_receipt_ahead_of_what_was_minted_is_noticed(spool: Spool) -> None:
+    spool.settle(spool.epoch, [])
     spool.admit([reading(1), reading(2)])
     assert not spool.is_ahead(spool.epoch, [(1, 2)])
     assert spool.is_ahead(spool.epoch, [(1, 1), (3, 3)])
@@ -230,6 +231,37 @@ def test_a_spool_set_back_gives_what_is_young_new_keys_and_leaves_the_old(
     assert again.minted() == {old: 4, again.epoch: 2}
     again.settle(old, [(1, 10)])
     assert keys(again) == [(again.epoch, 1), (again.epoch, 2)]
+
+
+def test_a_spool_set_back_that_has_minted_past_its_old_self_is_noticed_by_what_it_never_sent(
+    spool: Spool, snapshot: Callable[[], Callable[[], Spool]], opened: Callable[..., Spool]
+) -> None:
+    spool.admit([reading(1), reading(2)])
+    spool.settle(spool.epoch, [(1, 2)])
+    set_back = snapshot()
+    spool.admit([reading(3), reading(4)])  # these reach the gateway: seqs 3 and 4
+    set_back().admit([reading(value) for value in range(10, 15)])
+    again = opened()
+    old = again.epoch
+    assert not again.is_ahead(old, [(1, 2)])
+    assert again.is_ahead(old, [(1, 4)])
+    again.begin_epoch("set back", [(1, 4)])
+    assert keys(again) == [(old, 5), (old, 6), (old, 7), (again.epoch, 1), (again.epoch, 2)]
+    assert again.settle(old, [(1, 4)])
+    assert len(keys(again)) == 5
+    assert not again.is_ahead(again.epoch, [(1, 2)])
+
+
+def test_a_receipt_for_an_epoch_that_holds_nothing_any_more_leaves_other_epochs_alone(
+    spool: Spool, opened: Callable[..., Spool]
+) -> None:
+    spool.admit([reading(1), reading(2)])
+    held, other = keys(spool), opened("machine-2")
+    other.admit([reading(3), reading(4)])
+    other.settle(other.epoch, [(1, 2)])
+    again = opened("machine-2")
+    assert again.settle(again.epoch, [(1, 2)]) == []
+    assert keys(again) == held
 
 
 def test_what_is_young_stays_young_over_restarts_until_a_gateway_answers(
