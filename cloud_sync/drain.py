@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from cloud_sync.lanes import WEIGHTS, Schedule, oldest_unsettled
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _Minted = dict[str, dict[str, int]]
 _Untold = Sequence[tuple[str, int, bytes, str]]
 SAY_DOWN_EVERY_S = 60.0
+MINTED_AT_ONCE = 1000
 BLOB_MISSING = "blob missing"
 
 
@@ -39,7 +41,7 @@ class Drain:
         self._schedule = Schedule(settings.batch.live_share)
         self._stop = threading.Event()
         self._origin = topics.origin_of(topics.gateway_source("x", settings.gateway))
-        self._told_minted: _Minted | None = None
+        self._told_minted: dict[tuple[str, str], int] = {}
         self._seen = -2
         self._said_down_s = float("-inf")
         self._said_waiting = False
@@ -160,7 +162,7 @@ class Drain:
         if not rows:
             return Answer(0, 0, {})
         untold = self._progress.untold()
-        minted = self._minted()
+        minted = self._minted_news()
         try:
             answer = self._cloud.submit([self._body(row) for row in rows], minted, _burials(untold, self._origin))
         except Rejected as error:
@@ -171,7 +173,7 @@ class Drain:
             left, right = self._have_committed(rows[:half]), self._have_committed(rows[half:])
             rejected = left.rejected | {index + half: reason for index, reason in right.rejected.items()}
             return Answer(left.accepted + right.accepted, left.duplicates + right.duplicates, rejected)
-        self._told_minted = minted
+        self._note_told(minted)
         self._progress.told(untold)
         return answer
 
@@ -197,19 +199,34 @@ class Drain:
         event["data"] = {"sha256": row.blob, "bytes": len(picture), "content_type": content_type}
         return jsontext.dump(event)
 
-    def _minted(self) -> _Minted:
-        return {**self._reader.minted(), self._origin: self._reader.epochs()}
+    def _minted_news(self) -> _Minted:
+        """Return how far origins have minted where the cloud was not told yet, a bounded number of epochs at a time."""
+        known = {**self._reader.minted(), self._origin: self._reader.epochs()}
+        changed = (
+            (origin, epoch, seq)
+            for origin, epochs in known.items()
+            for epoch, seq in epochs.items()
+            if self._told_minted.get((origin, epoch)) != seq
+        )
+        news: _Minted = {}
+        for origin, epoch, seq in islice(changed, MINTED_AT_ONCE):
+            news.setdefault(origin, {})[epoch] = seq
+        return news
+
+    def _note_told(self, minted: _Minted) -> None:
+        for origin, epochs in minted.items():
+            self._told_minted |= {(origin, epoch): seq for epoch, seq in epochs.items()}
 
     def _tell_minted(self) -> None:
         """With nothing else to send, tell how far everyone has minted and what was buried, if that is news."""
-        minted, untold = self._minted(), self._progress.untold()
-        if minted == self._told_minted and not untold:
+        minted, untold = self._minted_news(), self._progress.untold()
+        if not minted and not untold:
             return
         try:
             self._cloud.submit([], minted, _burials(untold, self._origin))
         except Rejected as error:
             raise LinkDown(f"the cloud does not take the account of what was minted: {error}") from None
-        self._told_minted = minted
+        self._note_told(minted)
         self._progress.told(untold)
         self._came_through()
 

@@ -167,7 +167,7 @@ class Demo:
                 done.add("refused")
                 proxy.set_state("refuse")
                 self._announce(begun_s, "still cut off: connections are refused")
-            if "restored" not in done and now_s >= self.seconds * 2 / 3:
+            if "restored" not in done and "refused" in done and time.monotonic() - cut_s >= self.seconds / 3:
                 done.add("restored")
                 waiting_at_restore = len(watch.latencies_ms)
                 proxy.set_state("pass")
