@@ -21,7 +21,8 @@ from edge_gateway.models import Models
 from edge_gateway.settings import ModelSettings
 from millrace import events, jsontext, topics
 from millrace.demo.stage import shipped_bundle, wait_until
-from millrace.mqtt import Connection, Delivery, Inbox
+from millrace.inbox import Delivery, Inbox
+from millrace.mqtt import Connection
 from millrace.settings import BrokerSettings
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -13,7 +13,8 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
-from millrace.mqtt import Connection, Inbox, Will
+from millrace.inbox import Inbox
+from millrace.mqtt import Connection, Will
 from millrace.service import Actor, run, set_up_logging
 from millrace.settings import load
 

@@ -14,7 +14,8 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
 from millrace import __version__, clock, events, jsontext, topics
 from millrace.blobs import StorageFailed
-from millrace.mqtt import Connected, Connection, Delivery, Disconnected
+from millrace.inbox import Connected, Delivery, Disconnected
+from millrace.mqtt import Connection
 from millrace.service import Beat
 
 log = logging.getLogger(__name__)

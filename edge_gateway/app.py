@@ -19,7 +19,8 @@ from edge_gateway.store import Store
 from edge_gateway.web.inference import Web
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
-from millrace.mqtt import Connection, Inbox, Will
+from millrace.inbox import Inbox
+from millrace.mqtt import Connection, Will
 from millrace.service import Actor, run, set_up_logging
 from millrace.settings import ConfigError, load
 

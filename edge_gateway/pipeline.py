@@ -24,7 +24,8 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from millrace import clock, events, images, topics
 from millrace.blobs import StorageFailed
-from millrace.mqtt import Connected, Connection, Delivery, Disconnected, Inbox
+from millrace.inbox import Connected, Delivery, Disconnected, Inbox
+from millrace.mqtt import Connection
 from millrace.service import Beat
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from edge_gateway.pipeline import Intake
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from millrace import __version__, clock, jsontext, topics
-from millrace.mqtt import Connected, Connection
+from millrace.inbox import Connected
+from millrace.mqtt import Connection
 from millrace.outbox import Reader
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader

@@ -1,4 +1,4 @@
-"""The only door to MQTT: connect, last will, publish, and an inbox of deliveries, each acknowledged by hand.
+"""The only door to MQTT: connect, last will, publish, and put what arrives into an inbox, acknowledged by hand.
 
 One connection is one paho client: what an old connection still held cannot be acknowledged, sent or mixed up on a new
 one. Callbacks only enqueue. A library's queue holds nothing that matters: the caller refills from what is durable.
@@ -13,26 +13,24 @@ import ssl
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from millrace.inbox import Connected, Delivery, Disconnected, Inbox, Protocol
 from millrace.settings import BrokerSettings, ConfigError
 
 log = logging.getLogger(__name__)
 
-Protocol = Literal["5", "3.1.1"]
 PROBE_TIMEOUT_S = 2.0
 SESSION_EXPIRY_S = 7 * 86400
 RECEIVE_MAXIMUM = 1000
 PAUSE_S = 0.02
-DELIVERY_BYTES = 1024  # what a delivery takes in memory besides its topic and payload, roughly
 STEADY_S = 5.0  # a connection that stood for less counts as a failed attempt
 BUSY = b'{"state":"busy"}'  # on the status topic, not retained: it keeps the connection while reading is paused
 _REFUSED_FOR_GOOD = frozenset({"Not authorized", "Bad user name or password", "Unspecified error"})
@@ -48,77 +46,6 @@ class Will:
 
     topic: str
     payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """A connection stands. `epoch` counts connections."""
-
-    epoch: int
-    protocol: Protocol
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The connection of `epoch` is gone; whatever it had not delivered will come again or must be sent again."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One message that arrived and waits for `ack()`."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-    redelivered: bool
-    properties: tuple[tuple[str, str], ...]
-    epoch: int
-    ack: Callable[[], None] = field(repr=False, compare=False)
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes in memory, roughly: many small messages fill it too."""
-        return DELIVERY_BYTES + len(self.topic) + len(self.payload)
-
-
-class Inbox:
-    """What has arrived and is not taken yet; says when it holds as many bytes as it should.
-
-    It takes Connected, Disconnected and Delivery from the connection, and whatever else its owner waits for.
-    """
-
-    def __init__(self, max_bytes: int = 8 << 20) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._arrivals: deque[object] = deque()
-        self._ready = threading.Condition()
-
-    def put(self, arrival: object) -> None:
-        """Add an arrival; never blocks."""
-        with self._ready:
-            self._arrivals.append(arrival)
-            if isinstance(arrival, Delivery):
-                self._bytes += arrival.size_bytes
-            self._ready.notify()
-
-    def get(self, timeout_s: float) -> object | None:
-        """Return the oldest arrival, or None if none came in time."""
-        with self._ready:
-            if not self._arrivals:
-                self._ready.wait(timeout_s)
-            if not self._arrivals:
-                return None
-            arrival = self._arrivals.popleft()
-            if isinstance(arrival, Delivery):
-                self._bytes -= arrival.size_bytes
-            return arrival
-
-    @property
-    def full(self) -> bool:
-        """Whether reading from the network should pause."""
-        return self._bytes >= self._max_bytes
 
 
 class _PausingClient(paho.Client):

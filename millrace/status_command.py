@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from pydantic import BaseModel, ConfigDict
 
-from millrace import floor, mqtt, topics
+from millrace import floor, inbox, mqtt, topics
 from millrace.cli import EXIT_UNAVAILABLE
 from millrace.settings import BrokerSettings, load
 
@@ -105,7 +105,7 @@ def _viewer(settings: BrokerSettings, prefix: str) -> Iterator[mqtt.Connection]:
         [topics.subscription(prefix, kind) for kind in floor.KINDS],
         persistent=False,
         max_payload_bytes=1 << 20,
-        inbox=mqtt.Inbox(),
+        inbox=inbox.Inbox(),
     )
     thread = threading.Thread(target=viewer.run, name="status-mqtt", daemon=True)
     thread.start()
@@ -113,7 +113,7 @@ def _viewer(settings: BrokerSettings, prefix: str) -> Iterator[mqtt.Connection]:
         arrival = viewer.inbox.get(2 * CONNECT_TIMEOUT_S)
         if arrival is None:
             raise Unreachable(f"the broker at {place} gave no answer")
-        if not isinstance(arrival, mqtt.Connected):
+        if not isinstance(arrival, inbox.Connected):
             raise click.ClickException(f"the broker at {place} did not let us in; check --username and --password-file")
         yield viewer
     finally:
@@ -144,7 +144,7 @@ def _gather(viewer: mqtt.Connection, on_floor: floor.Floor) -> None:
 
 def _hear(viewer: mqtt.Connection, on_floor: floor.Floor, timeout_s: float) -> bool:
     arrival = viewer.inbox.get(timeout_s)
-    if not isinstance(arrival, mqtt.Delivery):
+    if not isinstance(arrival, inbox.Delivery):
         return False
     arrival.ack()
     return on_floor.hear(arrival.topic, arrival.payload)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from millrace import clock, events, jsontext, topics
-from millrace.mqtt import Connection, Delivery, Inbox
+from millrace.inbox import Delivery, Inbox
+from millrace.mqtt import Connection
 from millrace.settings import BrokerSettings
 
 POLL_S = 0.2

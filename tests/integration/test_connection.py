@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from integration.brokers import GuardedBroker, wait_until
 
-from millrace.mqtt import Connected, Connection, Inbox
+from millrace.inbox import Connected, Inbox
+from millrace.mqtt import Connection
 from millrace.settings import BrokerSettings
 
 pytestmark = pytest.mark.mosquitto

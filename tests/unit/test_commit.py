@@ -26,7 +26,8 @@ from edge_gateway.store import PURGE_ROWS, Store
 from millrace import events, images, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Instant
-from millrace.mqtt import Connection, Inbox, Will
+from millrace.inbox import Inbox
+from millrace.mqtt import Connection, Will
 from millrace.outbox import Entry, Lane
 from millrace.settled import SCHEMA as SYNC_SCHEMA
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millrace.mqtt import DELIVERY_BYTES, Delivery, Inbox
+from millrace.inbox import DELIVERY_BYTES, Delivery, Inbox
 
 
 def delivery(payload: bytes, topic: str = "millrace/device/cam-1/reading/belt") -> Delivery:

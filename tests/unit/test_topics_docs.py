@@ -32,7 +32,8 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Herald
 from edge_gateway.store import Store
 from millrace import clock, events, images, jsontext, topics
-from millrace.mqtt import Connected, Connection, Inbox, Will
+from millrace.inbox import Connected, Inbox
+from millrace.mqtt import Connection, Will
 from millrace.topics import Kind
 from millrace_models import bundle_path
 
