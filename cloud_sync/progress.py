@@ -13,12 +13,15 @@ from millrace.settled import SCHEMA
 
 log = logging.getLogger(__name__)
 
-_BURIED = """
+_STEPS = (
+    SCHEMA
+    + """
 CREATE TABLE buried (
     epoch TEXT, position INTEGER, lane INTEGER NOT NULL, seq_epoch TEXT NOT NULL, seq INTEGER NOT NULL,
     reason TEXT NOT NULL, body BLOB NOT NULL, told INTEGER NOT NULL, PRIMARY KEY (epoch, position)
 ) WITHOUT ROWID;
-"""
+""",
+)
 
 
 class Progress:
@@ -86,7 +89,7 @@ class Progress:
 
 
 def _open_sound(path: Path) -> Database:
-    database = Database(path, SCHEMA + _BURIED)
+    database = Database(path, _STEPS)
     try:
         database.check()
     except Damaged:

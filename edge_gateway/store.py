@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 ANSWERS_KEPT = 20_000
 PURGE_ROWS = 500
 PURGED_SHARE = 0.9  # a store that was full is cleared down to this, so that it is not full again at once
-_SCHEMA = """
+_STEPS = (
+    """
 CREATE TABLE stream (
     no INTEGER PRIMARY KEY, device TEXT NOT NULL, epoch TEXT NOT NULL,
     watermark INTEGER NOT NULL, ahead TEXT NOT NULL, UNIQUE (device, epoch)
@@ -31,7 +32,8 @@ CREATE TABLE answer (
 CREATE TABLE quarantine (
     no INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL, topic TEXT NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL
 );
-"""
+""",
+)
 QUARANTINE_PAYLOAD_BYTES = 64 << 10
 
 
@@ -50,7 +52,7 @@ class Store:
     def __init__(self, folder: Path, machine_id: str, max_bytes: int) -> None:
         """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
         self.blobs = BlobStore(folder / "frames")
-        self.outbox = Outbox(folder / "gateway.db", self.blobs, machine_id, _SCHEMA)
+        self.outbox = Outbox(folder / "gateway.db", self.blobs, machine_id, _STEPS)
         self._connection = self.outbox.connection
         self._settled = SettledReader(folder / "sync.db")
         self._max_bytes = max_bytes

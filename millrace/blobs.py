@@ -39,7 +39,7 @@ class BlobStore:
                     _write_synced(target, content)
                     new.add(sha256)
             for folder in {self.path(sha256).parent for sha256 in new}:
-                _sync_folder(folder)
+                sync_folder(folder)
         except OSError as error:
             self.discard(new)
             raise StorageFailed(f"{self._folder}: {error.strerror}") from error
@@ -77,7 +77,7 @@ def make_folder(folder: Path, mode: int = 0o700) -> None:
         return
     make_folder(folder.parent, 0o777)
     folder.mkdir(mode, exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _write_synced(target: Path, content: bytes) -> None:
@@ -93,7 +93,8 @@ def _write_synced(target: Path, content: bytes) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on stable storage. Errors: OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

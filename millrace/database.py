@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 APPLICATION_ID = 0x4D494C4C  # "MILL"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""One number for all files of a release; version 0.1.0 wrote 1."""
 CHECKPOINT_PAGES = 1000
 WAL_LIMIT_BYTES = 8 << 20
 _PRAGMAS = (
@@ -62,9 +63,10 @@ class Damaged(Exception):
 class Database:
     """The one connection that writes and checkpoints a file. Opening it creates it and takes the lock."""
 
-    def __init__(self, path: Path, schema: str, application_id: int = APPLICATION_ID) -> None:
-        """Open or create the file with the tables of `schema`, all or none.
+    def __init__(self, path: Path, steps: Sequence[str], application_id: int = APPLICATION_ID) -> None:
+        """Open or create the file; `steps[n]` is the SQL that takes it from schema n to n + 1.
 
+        A file of an older schema is taken through the steps that it lacks, a new one through all, in one transaction.
         Errors: Locked, NewerSchema, StorageFailed, Damaged.
         """
         self.path = path
@@ -77,11 +79,7 @@ class Database:
             self.connection.text_factory = _lenient_text
             for pragma in _PRAGMAS:
                 self.connection.execute(f"PRAGMA {pragma}")
-            if self.connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self.connection.executescript(
-                    f"BEGIN IMMEDIATE; {schema} PRAGMA application_id = {application_id};"
-                    f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                )
+            _migrate(self.connection, steps, application_id)
             self._close = undo.pop_all().close
 
     def close(self) -> None:
@@ -214,6 +212,15 @@ def _take_lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def _migrate(connection: Connection, steps: Sequence[str], application_id: int) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < SCHEMA_VERSION:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {' '.join(steps[version:])} PRAGMA application_id = {application_id};"
+            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
 
 
 def _refuse_newer(path: Path) -> None:

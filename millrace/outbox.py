@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from millrace.blobs import BlobStore
 from millrace.database import Database, Viewer, storage_errors
+from millrace.reservation import Reservation
 
-_SCHEMA = """
+_STEPS = (
+    """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE own_epoch (
     epoch TEXT PRIMARY KEY, number INTEGER NOT NULL, next_seq INTEGER NOT NULL, reason TEXT NOT NULL
@@ -45,7 +48,8 @@ CREATE TABLE blob (sha256 TEXT PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER
 CREATE TABLE minted (
     origin TEXT, epoch TEXT, seq INTEGER NOT NULL, PRIMARY KEY (origin, epoch)
 ) WITHOUT ROWID;
-"""
+""",
+)
 
 _SELECT_ALL = "SELECT * FROM entry WHERE position > ? ORDER BY position LIMIT ?"
 _SELECT_LANE = "SELECT * FROM entry WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
@@ -100,8 +104,8 @@ class Entry:
 class Outbox:
     """The writer's side of the file; used by one thread. Opening it creates it, checks it and takes the lock."""
 
-    def __init__(self, path: Path, blobs: BlobStore, machine_id: str, schema: str = "") -> None:
-        """Open or create the file; `schema` are the owner's further tables, created with it.
+    def __init__(self, path: Path, blobs: BlobStore, machine_id: str, steps: Sequence[str] = ()) -> None:
+        """Open or create the file; `steps` are those of the owner's further tables, schema by schema.
 
         Errors: Locked, NewerSchema, StorageFailed, Damaged.
         """
@@ -112,9 +116,12 @@ class Outbox:
         self._new_pictures: set[str] = set()
         self._age_origin_s: float | None = None
         with ExitStack() as undo, storage_errors(path):
-            self._database = Database(path, _SCHEMA + schema)
+            self._database = Database(
+                path, [ours + theirs for ours, theirs in zip_longest(_STEPS, steps, fillvalue="")]
+            )
             undo.callback(self._database.close)
             self.connection = self._database.connection
+            self._reservation = Reservation(path.with_name(path.name + ".epoch"))
             self._load_counters()
             self._load_epoch(machine_id)
             self._collect_orphans()
@@ -286,6 +293,7 @@ class Outbox:
         return len(rows)
 
     def _save_counters(self) -> None:
+        self._reservation.cover(self.epoch, self.next_seq - 1)
         self.connection.execute("UPDATE own_epoch SET next_seq = ? WHERE epoch = ?", (self.next_seq, self.epoch))
         self.connection.execute(
             "UPDATE counter SET next_position = ?, held_rows = ?, held_bytes = ?, age_s = ?",

@@ -26,7 +26,8 @@ FOREVER = 2**62  # above every seq
 KINDS: tuple[str, ...] = (HELD, *get_args(Disposition))
 
 # A stream's id counts up, so it is also the order in which epochs were first heard of.
-_SCHEMA = f"""
+_STEPS = (
+    f"""
 CREATE TABLE stream (
     id INTEGER PRIMARY KEY, site TEXT NOT NULL, origin TEXT NOT NULL, epoch TEXT NOT NULL,
     minted INTEGER, highest INTEGER NOT NULL DEFAULT 0, UNIQUE (site, origin, epoch)
@@ -42,7 +43,8 @@ CREATE TABLE span (
     PRIMARY KEY (stream, kind, first)
 ) WITHOUT ROWID;
 CREATE TABLE refused (site TEXT PRIMARY KEY, duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL) WITHOUT ROWID;
-"""
+""",
+)
 _SELECT_RESULTS = (
     "SELECT position, seq, base, body, arrived_ns FROM event"  # noqa: S608  (the type is written out, as in the index)
     f" WHERE site = ? AND type = '{RESULT}' AND position > ? ORDER BY position LIMIT ?"
@@ -97,7 +99,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Open or create the file. Errors: Locked, NewerSchema, StorageFailed."""
         self._mutex = threading.Lock()
-        self._database = Database(path, _SCHEMA, APPLICATION_ID)
+        self._database = Database(path, _STEPS, APPLICATION_ID)
         self._connection = self._database.connection
 
     def close(self) -> None:
