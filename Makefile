@@ -40,6 +40,7 @@ e2e: $(VENV)/.dev mosquitto ## Run the demo at both brokers and on real pictures
 docs: $(VENV)/.dev ## Write the generated pages again
 	$(BIN)/millrace config docs > docs/config.md
 	$(BIN)/python tests/unit/test_topics_docs.py
+	PYTHONPATH=tests $(BIN)/python -m faults.table
 
 wheel: $(VENV)/.dev ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

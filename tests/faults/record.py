@@ -1,0 +1,90 @@
+"""What each campaign came to, one JSON line each in docs/fault-runs.jsonl; written only where MILLRACE_RECORD=1.
+
+A line counts for as long as the durable path is the one that it was measured on: `path` is that path's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = ROOT / "docs" / "fault-runs.jsonl"
+DURABLE_PATH = (
+    "millrace/blobs.py",
+    "millrace/database.py",
+    "millrace/outbox.py",
+    "millrace/ranges.py",
+    "millrace/reservation.py",
+    "millrace/settled.py",
+    "device_agent/keeper.py",
+    "device_agent/publish.py",
+    "device_agent/spool.py",
+    "edge_gateway/admission.py",
+    "edge_gateway/commit.py",
+    "edge_gateway/pipeline.py",
+    "edge_gateway/store.py",
+    "edge_gateway/streams.py",
+    "cloud_sync/drain.py",
+    "cloud_sync/link.py",
+    "cloud_sync/progress.py",
+    "cloud_sync/submit.py",
+    "cloud_sync/reference_cloud/batch.py",
+    "cloud_sync/reference_cloud/ledger.py",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One campaign: `fault` as table.FAULTS names it, `variant` a broker, a durability, whose code; `runs` faults done.
+
+    `promised` to `out_of_order` count keys of the producers' own ledger.
+    """
+
+    fault: str
+    seed: int
+    runs: int
+    outcome: Literal["ok", "failed"]
+    seconds: float
+    variant: str = ""
+    promised: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    out_of_order: int = 0
+    recovery_p99_s: float | None = None
+    note: str = ""
+    date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d"))
+    path: str = field(default_factory=lambda: path_digest())  # noqa: PLW0108  (it is defined below)
+
+
+def record(run: Run, file: Path = RUNS) -> None:
+    """Append the run where MILLRACE_RECORD=1 asks for it; an ordinary run leaves the checkout as it is."""
+    if os.environ.get("MILLRACE_RECORD") != "1":
+        return
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(asdict(run), ensure_ascii=False) + "\n")
+
+
+def recorded(file: Path = RUNS) -> list[Run]:
+    """Return all runs, oldest first."""
+    if not file.exists():
+        return []
+    names = {one.name for one in fields(Run)}
+    return [
+        Run(**{name: value for name, value in json.loads(line).items() if name in names})
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def path_digest(files: Iterable[str] = DURABLE_PATH, root: Path = ROOT) -> str:
+    """Return a short digest of the durable path's source."""
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update(f"{name}\0".encode() + (root / name).read_bytes())
+    return digest.hexdigest()[:12]
