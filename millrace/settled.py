@@ -34,6 +34,10 @@ class SettledReader:
         self._file = Viewer(path, "SELECT one FROM link")
         self._is_damaged = False
 
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        self._file.close()
+
     def read(self, epoch: str) -> dict[Lane, RangeSet]:
         """Return what is settled in each lane for this epoch of the gateway."""
         settled: dict[Lane, RangeSet] = {}

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults.kills import kill_each_in_turn, reckon
-from faults.line import BrokerKind, Line, has_mosquitto
+
+from millrace.chaos.kills import kill_each_in_turn, reckon
+from millrace.chaos.line import Line
+from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.demo.stage import BrokerKind
 
 
 @pytest.mark.parametrize("broker", [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"])
@@ -15,8 +18,8 @@ def test_nothing_is_lost_or_doubled_when_gateway_and_broker_are_killed_at_full_r
 ) -> None:
     if broker == "mosquitto" and not has_mosquitto():
         pytest.skip("mosquitto is not installed here")
-    with Line(tmp_path, broker, captures=300, interval_s=0.02) as line:
+    with Line(tmp_path, Plan(broker)) as line:
         kill_each_in_turn(line, ("gateway", "broker"))
         outcome = reckon(line)
     assert outcome.account.whole, outcome.story
-    assert outcome.account.promised >= 600
+    assert outcome.account.promised >= 120

@@ -11,18 +11,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults.kills import Outcome, chosen_seed, kill_at_random, kill_each_in_turn, reckon
-from faults.line import DEVICES, BrokerKind, Line, has_mosquitto
 
 from bench.measures import Measure, at_most, equal
+from millrace.chaos.kills import Outcome, chosen_seed, kill_at_random, kill_each_in_turn, reckon
+from millrace.chaos.line import Line
+from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.demo.stage import BrokerKind
 
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.timeout(900),
     pytest.mark.parametrize("broker", [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"]),
 ]
-CAPTURES = 1500
-INTERVAL_S = 0.005
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +34,12 @@ def _broker_is_here(broker: BrokerKind) -> None:
 def test_nothing_is_lost_or_doubled_when_each_process_is_killed_in_turn_and_all_at_once(
     tmp_path: Path, broker: BrokerKind, measures: list[Measure]
 ) -> None:
-    with Line(tmp_path, broker, captures=CAPTURES, interval_s=INTERVAL_S) as line:
-        kill_each_in_turn(line)
+    with Line(tmp_path, Plan(broker)) as line:
+        kill_each_in_turn(line, tuple(line.programs))
         line.kill(*line.programs)  # the mains go off
         outcome = reckon(line)
     _tell(measures, f"kills in turn, {broker}", outcome)
-    assert outcome.kills == 2 * (4 + len(DEVICES))
+    assert outcome.kills == 2 * len(line.programs)
     assert outcome.account.whole, outcome.story
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random(
 ) -> None:
     seed, kills = chosen_seed(), int(os.environ.get("MILLRACE_KILLS", "40"))
     sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_KILLS={kills}\n")
-    with Line(tmp_path, broker, captures=CAPTURES, interval_s=INTERVAL_S) as line:
+    with Line(tmp_path, Plan(broker)) as line:
         kill_at_random(line, seed, kills)
         outcome = reckon(line)
     _tell(measures, f"{kills} kills at random, {broker}, seed {seed}", outcome)

@@ -1,6 +1,6 @@
-"""The strict account of a line that was killed: the devices' own ledgers against what the cloud has, key by key.
+"""The strict account of a line under fault: the devices' own ledgers against what the cloud has, key by key.
 
-It is told who sends frames and who sends readings; it looks at nothing that the programs count of themselves.
+It looks at nothing that the programs count of themselves, but for the cloud's audit, which must agree.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from millrace import events
 from millrace.ranges import RangeSet
 
 Minted = Mapping[str, Mapping[str, int]]
+Keys = Counter[tuple[str, int]]
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class Account:
     promised: int = 0
     missing: int = 0
     doubled: int = 0
+    out_of_order: int = 0
     complaints: list[str] = field(default_factory=list)
 
     @property
@@ -33,7 +36,7 @@ class Account:
 
 def settle(
     minted: Minted,
-    answered_origins: Iterable[str],
+    held_origins: Iterable[str],
     held: Mapping[str, Sequence[Mapping[str, Any]]],
     results: Sequence[Mapping[str, Any]],
     audit: Mapping[str, Any],
@@ -41,11 +44,11 @@ def settle(
     """Return the account.
 
     `minted` are the ledgers of devices and gateway, `held` each device's events in the order in which the cloud gives
-    them (it gives none behind a gap: the audit's complaint tells how wide that is); every event of `answered_origins`
-    must have one result, every event of the other devices must itself be held.
+    them (it gives none behind a gap: the audit's complaint tells how wide that is). Every event must be held or be
+    answered by a result, every held frame be answered too, and every event of `held_origins` be held itself.
     """
     account = Account()
-    answered: dict[str, Counter[tuple[str, int]]] = {}
+    answered: dict[str, Keys] = {}
     for result in results:
         device, _, event_id = result["subject"].split("/")
         answered.setdefault(f"device/{device}", Counter())[events.parse_id(event_id)] += 1
@@ -53,17 +56,23 @@ def settle(
         if not origin.startswith("device/"):
             continue
         own = Counter(events.parse_id(event["id"]) for event in held[origin])
-        found = answered.get(origin, Counter()) if origin in answered_origins else own
-        _compare(account, origin, epochs, found)
+        spoken_of = answered.get(origin, Counter())
+        _compare(account, origin, epochs, own if origin in set(held_origins) else own | spoken_of)
+        frames = {events.parse_id(event["id"]) for event in held[origin] if event["type"] == events.FRAME}
+        if silent := frames - spoken_of.keys():
+            account.missing += len(silent)
+            account.complaints.append(f"{origin}: held frames without an answer: {_spelled_keys(silent)}")
         _note_repeats(account, f"{origin} events", own)
         _note_disorder(account, origin, list(epochs), held[origin])
     for origin, keys in answered.items():
         _note_repeats(account, f"{origin} results", keys)
+        if strangers := {epoch for epoch, _ in keys} - set(minted.get(origin, {})):
+            account.complaints.append(f"{origin}: results for epochs that it never had: {sorted(strangers)}")
     _note_audit(account, minted, audit)
     return account
 
 
-def _compare(account: Account, origin: str, epochs: Mapping[str, int], found: Counter[tuple[str, int]]) -> None:
+def _compare(account: Account, origin: str, epochs: Mapping[str, int], found: Keys) -> None:
     account.promised += sum(epochs.values())
     for epoch, last in epochs.items():
         seqs = RangeSet((seq, seq) for name, seq in found if name == epoch)
@@ -77,24 +86,30 @@ def _compare(account: Account, origin: str, epochs: Mapping[str, int], found: Co
         account.complaints.append(f"{origin}: holds epochs that it never had: {sorted(unknown)}")
 
 
-def _note_repeats(account: Account, what: str, keys: Counter[tuple[str, int]]) -> None:
-    repeated = sorted(key for key, times in keys.items() if times > 1)
+def _note_repeats(account: Account, what: str, keys: Keys) -> None:
+    repeated = {key for key, times in keys.items() if times > 1}
     account.doubled += len(repeated)
-    for epoch in sorted({epoch for epoch, _ in repeated}):
-        seqs = RangeSet((seq, seq) for name, seq in repeated if name == epoch)
-        account.complaints.append(f"{what} {epoch}: more than once {_spelled(seqs)}")
+    if repeated:
+        account.complaints.append(f"{what}: more than once {_spelled_keys(repeated)}")
 
 
 def _note_disorder(account: Account, origin: str, epochs: list[str], held: Sequence[Mapping[str, Any]]) -> None:
-    """Order is that of the keys, and the keys' order is that in which things were captured."""
+    """Order is that of the keys, and within a channel the keys' order is that in which things were captured."""
     number = {epoch: place for place, epoch in enumerate(epochs)}
     keys = [events.parse_id(event["id"]) for event in held]
     places = [(number.get(epoch, len(number)), seq) for epoch, seq in keys]
-    if places != sorted(places):
-        account.complaints.append(f"{origin}: the cloud gives its events out of order")
-    captured_ns = [int(event["uptimens"]) for event in held]
-    if captured_ns != sorted(captured_ns):
-        account.complaints.append(f"{origin}: a later seq was captured earlier")
+    if steps_back := _steps_back(places):
+        account.out_of_order += steps_back
+        account.complaints.append(f"{origin}: the cloud gives its events out of order {steps_back} times")
+    for channel in sorted({event["source"] for event in held}):
+        captured_ns = [int(event["uptimens"]) for event in held if event["source"] == channel]
+        if steps_back := _steps_back(captured_ns):
+            account.out_of_order += steps_back
+            account.complaints.append(f"{channel}: a later seq was captured earlier, {steps_back} times")
+
+
+def _steps_back(values: Sequence[Any]) -> int:
+    return sum(later < earlier for earlier, later in pairwise(values))
 
 
 def _note_audit(account: Account, minted: Minted, audit: Mapping[str, Any]) -> None:
@@ -118,6 +133,13 @@ def _note_audit(account: Account, minted: Minted, audit: Mapping[str, Any]) -> N
             )
     if audit["totals"]["conflicts"]:
         account.complaints.append(f"audit: {audit['totals']['conflicts']} keys came with two contents")
+
+
+def _spelled_keys(keys: Iterable[tuple[str, int]]) -> str:
+    found: dict[str, RangeSet] = {}
+    for epoch, seq in keys:
+        found.setdefault(epoch, RangeSet()).add(seq)
+    return "; ".join(f"{epoch} {_spelled(found[epoch])}" for epoch in sorted(found))
 
 
 def _spelled(ranges: Iterable[Sequence[int]]) -> str:

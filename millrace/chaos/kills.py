@@ -8,10 +8,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from faults.line import CAMERA, DEVICES, Line
-from faults.oracle import Account, settle
+from millrace.chaos.line import Line
+from millrace.chaos.oracle import Account, settle
 
-TURN = ("gateway", "broker", *DEVICES, "sync", "cloud")
 FLOW_BEFORE_KILL = 40
 PAUSE_S = (0.05, 1.2)
 
@@ -32,7 +31,7 @@ def chosen_seed() -> int:
     return int(os.environ.get("MILLRACE_SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
 
 
-def kill_each_in_turn(line: Line, names: tuple[str, ...] = TURN) -> None:
+def kill_each_in_turn(line: Line, names: tuple[str, ...]) -> None:
     """Kill each program once while the line runs at its full rate, the next when it runs again."""
     for name in names:
         line.wait_for_flow(FLOW_BEFORE_KILL)
@@ -46,22 +45,24 @@ def kill_at_random(line: Line, seed: int, kills: int) -> None:
     So programs die while they work and while they start. One time in five two die together.
     """
     chance = random.Random(seed)
+    names = list(line.programs)
     while len(line.kills) < kills:
         if chance.random() < 0.5:
             line.wait_for_flow(chance.randint(1, FLOW_BEFORE_KILL))
         else:
             time.sleep(chance.uniform(*PAUSE_S))
         together = 2 if chance.random() < 0.2 else 1
-        line.kill(*chance.sample(TURN, min(together, kills - len(line.kills))))
+        line.kill(*chance.sample(names, min(together, kills - len(line.kills))))
 
 
 def reckon(line: Line) -> Outcome:
-    """Wait until the line is drained, and settle its account."""
+    """End the feeds, wait until the line is drained, and settle its account."""
+    line.hush()
     drain_s = line.drain()
     audit = line.cloud.audit()
-    held = {f"device/{device}": list(line.cloud.events(f"device/{device}")) for device in DEVICES}
+    held = {f"device/{device}": list(line.cloud.events(f"device/{device}")) for device in line.plan.names}
     results, _ = line.cloud.results()
-    account = settle(line.minted(), {f"device/{CAMERA}"}, held, results, audit)
+    account = settle(line.minted(), line.plan.held_origins, held, results, audit)
     if drain_s is None:
         account.complaints.append(f"not drained\n{line.last_words()}")
     story = f"killed {dict(Counter(line.kills))}; " + "; ".join(account.complaints)

@@ -1,0 +1,151 @@
+"""The whole line as real processes in one folder: any of them is killed, and comes back as it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from millrace.chaos.plan import GATEWAY, Papers, Plan
+from millrace.demo.account import CloudView
+from millrace.demo.proxy import LinkProxy
+from millrace.demo.stage import Program, StageFailed, wait_until
+from millrace.outbox import Lane, Reader
+from millrace.settled import SettledReader
+
+FLOW_TIMEOUT_S = 60.0
+DRAIN_TIMEOUT_S = 120.0
+CHANNELS_OF_A_DEVICE = 2
+
+
+class Line:
+    """Devices, broker, gateway, sync worker, the link between it and the cloud, and the cloud."""
+
+    def __init__(self, home: Path, plan: Plan) -> None:
+        self.home, self.plan = home, plan
+        self.papers = Papers(home, plan)
+        self.link = LinkProxy(self.papers.cloud_port)
+        self.papers.write(self.link.port)
+        file = self.papers.file
+        self.programs = {
+            "broker": Program("broker", self.papers.broker_arguments(), home),
+            **{name: Program(name, [name, "--config", file(name)], home) for name in ("cloud", "gateway", "sync")},
+            **{name: Program(name, ["agent", "--config", file(name)], home) for name in plan.names},
+        }
+        self.kills: list[str] = []
+        self._life_begins = dict.fromkeys(plan.names, 0)
+        self._readers = {name: Reader(home / name / "spool.db") for name in plan.names}
+        self._store = Reader(home / "gateway" / "gateway.db")
+        self._settled = SettledReader(home / "gateway" / "sync.db")
+        self.cloud = CloudView(self.papers.cloud_port, self.papers.token("reader"))
+
+    def __enter__(self) -> Self:
+        for name in self.programs:
+            self._start(name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for reader in (*self._readers.values(), self._store):
+            reader.close()
+        self._settled.close()
+        for name in (*self.plan.names, "gateway", "sync", "cloud", "broker"):
+            self.programs[name].stop()
+        self.link.close()
+
+    # --- faults
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL these programs at once, and start each again at once."""
+        self.check()
+        for name in names:
+            self.programs[name].kill()
+            self.kills.append(name)
+        for name in names:
+            self._start(name)
+
+    def check(self) -> None:
+        """Raise StageFailed if a program has ended by itself."""
+        for program in self.programs.values():
+            program.check()
+
+    def _start(self, name: str) -> None:
+        program = self.programs[name]
+        if name in self.plan.names and program.log.exists():
+            self._life_begins[name] = program.log.stat().st_size
+        program.start()
+
+    # --- what is true of it
+
+    def minted(self) -> dict[str, dict[str, int]]:
+        """Return each origin's own ledger: for each of its epochs, how many events it has promised."""
+        devices = {f"device/{name}": reader.epochs() for name, reader in self._readers.items()}
+        return {**devices, f"gateway/{GATEWAY}": self._store.epochs()}
+
+    def accepted(self) -> int:
+        """Return how many events the gateway has taken over, from its own database."""
+        return sum(sum(epochs.values()) for epochs in self._store.minted().values())
+
+    def wait_for_flow(self, events: int) -> None:
+        """Wait until the gateway has committed so many more events: the line runs. StageFailed if it does not."""
+        wanted = self.accepted() + events
+        if not self._wait(lambda: self.accepted() >= wanted, FLOW_TIMEOUT_S):
+            raise StageFailed(f"no {events} events within {FLOW_TIMEOUT_S:.0f} s\n{self.last_words()}")
+
+    def hush(self) -> None:
+        """End the feeds: each device starts once more, captures one frame and one reading, and falls silent."""
+        for name in self.plan.names:
+            self.programs[name].stop()
+            self.papers.write_device(name, captures=1)
+            self._start(name)
+        if not self._wait(lambda: all(map(self._is_silent, self.plan.names)), FLOW_TIMEOUT_S):
+            raise StageFailed(f"the devices do not fall silent\n{self.last_words()}")
+
+    def drain(self) -> float | None:
+        """Wait until all that the silent devices promised is in the cloud; return the seconds of that.
+
+        None: it is not, after DRAIN_TIMEOUT_S; the account tells what is missing.
+        """
+        begun_s = time.monotonic()
+        return time.monotonic() - begun_s if self._wait(self._drained, DRAIN_TIMEOUT_S) else None
+
+    def last_words(self) -> str:
+        """Return the end of each program's log."""
+        return "\n".join(f"--- {name}\n{program.last_words()}" for name, program in self.programs.items())
+
+    def _is_silent(self, device: str) -> bool:
+        said = self.programs[device].log.read_bytes()[self._life_begins[device] :]
+        return said.count(b"source_finished") == CHANNELS_OF_A_DEVICE
+
+    def _drained(self) -> bool:
+        if any(reader.read(lane, 0, 1) for reader in self._readers.values() for lane in Lane):
+            return False
+        epochs = list(self._store.epochs())
+        if not epochs or self._backlog(epochs[-1]):
+            return False
+        try:
+            audit = self.cloud.audit()
+        except OSError:  # it is starting
+            return False
+        known = {(finding["origin"], finding["epoch"]): finding for finding in audit["origins"]}
+        wanted = [(origin, epoch, seq) for origin, epochs in self.minted().items() for epoch, seq in epochs.items()]
+        return all(
+            (finding := known.get((origin, epoch))) is not None and finding["minted"] == seq and not finding["missing"]
+            for origin, epoch, seq in wanted
+            if seq
+        )
+
+    def _backlog(self, epoch: str) -> int:
+        """Return how many rows are not settled; one may wait though a result in the cloud already speaks for it."""
+        done = {lane: ranges.ranges()[0][1] for lane, ranges in self._settled.read(epoch).items()}
+        return sum(self._store.backlog(done).values())
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        def holds() -> bool:
+            self.check()
+            return condition()
+
+        return wait_until(holds, timeout_s)

@@ -1,0 +1,186 @@
+"""What a line under fault is made of, written as the settings of its programs in one folder."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from millrace.demo.stage import BrokerKind, shipped_bundle
+
+GATEWAY, SITE = "gw-1", "chaos"
+CAMERA_CHANNEL, SENSOR_CHANNEL = "top", "force"
+TABLE_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A line: each of its devices has a camera and a sensor; the rates are those of all devices together.
+
+    Every frame of the first device goes up, of the others only what the model is not sure of: so both ways are tried.
+    """
+
+    broker: BrokerKind = "embedded"
+    devices: int = 2
+    readings_per_s: float = 100.0
+    frames_per_s: float = 10.0
+    width_px: int = 160
+    height_px: int = 120
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The devices' names."""
+        return tuple(f"line-{number}" for number in range(1, self.devices + 1))
+
+    @property
+    def held_origins(self) -> set[str]:
+        """The origins of which the cloud is to hold every event itself, and not only what was answered to it."""
+        return {f"device/{self.names[0]}"}
+
+
+class Papers:
+    """The settings files, secrets and ports of a line; they outlast every fault."""
+
+    def __init__(self, home: Path, plan: Plan) -> None:
+        self.home, self._plan = home, plan
+        self.broker_port, self.cloud_port, self.http_port = _free_ports(3)
+
+    def file(self, name: str) -> str:
+        """Return where the settings of a program or device lie."""
+        return str(self.home / f"{name}.yaml")
+
+    def token(self, name: str) -> str:
+        """Return a secret that was written."""
+        return (self.home / f"{name}.token").read_text(encoding="ascii")
+
+    def broker_arguments(self) -> list[str]:
+        """Return how `millrace` starts the broker."""
+        if self._plan.broker == "embedded":
+            return ["broker", "embedded", "--port", str(self.broker_port)]
+        return ["broker", "mosquitto", "--config", self.file("broker")]
+
+    def write(self, uplink_port: int) -> None:
+        """Write all of it; the sync worker finds the cloud at `uplink_port`."""
+        for name in ("gateway", "reader"):
+            _write_secret(self.home / f"{name}.token", secrets.token_urlsafe(24))
+        if self._plan.broker == "mosquitto":
+            self._write_broker()
+        table = "".join(f"{n % 97}.5,{n}\n" for n in range(TABLE_ROWS))
+        (self.home / "press.csv").write_text("force_kn,stroke_mm\n" + table, encoding="ascii")
+        for device in self._plan.names:
+            self.write_device(device)
+        self._write("gateway", self._gateway())
+        self._write("sync", self._sync(uplink_port))
+        self._write(
+            "cloud",
+            {
+                "port": self.cloud_port,
+                "state_dir": "cloud",
+                "gateways": [{"site": SITE, "gateway": GATEWAY, "token_file": "gateway.token"}],
+                "readers": [{"site": SITE, "token_file": "reader.token"}],
+            },
+        )
+
+    def write_device(self, device: str, captures: int | None = None) -> None:
+        """Write a device's settings; `captures` ends each of its channels after so many in one life."""
+        count = {} if captures is None else {"count": captures}
+        each = self._plan.devices
+        camera = {
+            "kind": "conveyor",
+            "interval_s": each / self._plan.frames_per_s,
+            "width_px": self._plan.width_px,
+            "height_px": self._plan.height_px,
+            "seed": self._plan.names.index(device),
+        }
+        sensor = {"kind": "readings", "path": "press.csv", "loop": True, "speed": self._plan.readings_per_s / each}
+        self._write(
+            device,
+            {
+                "device": device,
+                "broker": self._login(device),
+                "state_dir": device,
+                "publish": {"resend_after_s": 1.0, "resend_max_s": 4.0},
+                "channels": {
+                    CAMERA_CHANNEL: {"source": camera | count},
+                    SENSOR_CHANNEL: {"source": sensor | count},
+                },
+            },
+        )
+
+    def _gateway(self) -> dict[str, Any]:
+        return {
+            "gateway": GATEWAY,
+            "broker": self._login(GATEWAY),
+            "state_dir": "gateway",
+            "models": [{"bundle": str(shipped_bundle("parts").resolve())}],
+            "policies": [
+                {"channels": f"{self._plan.names[0]}/*", "frames": "all"},
+                {"channels": "*/*", "frames": "escalated"},
+            ],
+            "http": {"port": self.http_port},
+        }
+
+    def _sync(self, uplink_port: int) -> dict[str, Any]:
+        return {
+            "gateway": GATEWAY,
+            "state_dir": "gateway",
+            "cloud": {
+                "url": f"http://127.0.0.1:{uplink_port}",
+                "token_file": "gateway.token",
+                "connect_timeout_s": 2.0,
+                "answer_timeout_s": 5.0,
+            },
+            "retry": {"first_s": 0.2, "max_s": 1.0},
+        }
+
+    def _write_broker(self) -> None:
+        self._write(
+            "broker",
+            {
+                "host": "127.0.0.1",
+                "port": self.broker_port,
+                "password_dir": "accounts",
+                "state_dir": "broker",
+                "accounts": {"devices": list(self._plan.names), "gateways": [GATEWAY], "viewers": []},
+            },
+        )
+        command = [sys.executable, "-m", "millrace", "broker", "accounts", "--config", self.file("broker")]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    def _login(self, account: str) -> dict[str, Any]:
+        guarded = self._plan.broker == "mosquitto"
+        login = {"username": account, "password_file": f"accounts/{account}"} if guarded else {}
+        return {"host": "127.0.0.1", "port": self.broker_port, "reconnect_max_s": 1.0, **login}
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        Path(self.file(name)).write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+
+
+def has_mosquitto() -> bool:
+    """Whether this machine has the broker that production has."""
+    return shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is not None
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(secret, encoding="ascii")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports below those that outgoing connections get: while its owner is dead, nobody else takes one."""
+    found: list[int] = []
+    choice = random.SystemRandom()
+    while len(found) < count:
+        port = choice.randrange(15000, 32000)
+        with socket.socket() as sock:
+            if port not in found and sock.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
