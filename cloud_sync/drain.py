@@ -14,7 +14,7 @@ from cloud_sync.link import Link
 from cloud_sync.progress import Progress
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Answer, Cloud, LinkDown, Rejected, Unauthorized
-from millrace import events, jsontext, topics
+from millrace import crashpoints, events, jsontext, topics
 from millrace.blobs import BlobStore
 from millrace.clock import Clock
 from millrace.outbox import Entry, Lane, Reader
@@ -144,7 +144,9 @@ class Drain:
         begun_s = self._clock.uptime_s()
         buried = [(row, "checksum does not fit: the row is damaged") for row in batch.rows if not row.intact]
         sound = [row for row in batch.rows if row.intact]
+        crashpoints.reached("sync.picked")
         answer = self._have_committed(sound)
+        crashpoints.reached("sync.answered")
         for index, reason in answer.rejected.items():
             if reason.startswith(BLOB_MISSING):
                 raise LinkDown(f"the cloud asks again for a picture: {reason}")
@@ -152,6 +154,7 @@ class Drain:
         for row, reason in buried:
             log.error("row_buried position=%d seq=%s-%d reason=%r", row.position, row.epoch, row.seq, reason)
         self._progress.settle(epoch, batch.lane, batch.first, batch.rows[-1].position, buried)
+        crashpoints.reached("sync.settled")
         spent_s = max(1e-3, self._clock.uptime_s() - begun_s)
         self._rows_per_s += 0.3 * (len(batch.rows) / spent_s - self._rows_per_s)
         self._came_through()
@@ -194,6 +197,7 @@ class Drain:
                 raise Rejected(f"its picture {row.blob} is lost: the file is gone or cannot be read")
             raise LinkDown(f"row {row.position} was dropped with its picture while it was being sent")
         self._cloud.upload(row.blob, picture)
+        crashpoints.reached("sync.uploaded")
         event: dict[str, Any] = jsontext.parse(row.body)  # type: ignore[assignment]
         content_type = event.get("datacontenttype", "image/jpeg")
         event["data"] = {"sha256": row.blob, "bytes": len(picture), "content_type": content_type}

@@ -12,7 +12,7 @@ from device_agent.feed import Feed
 from device_agent.publish import Sender
 from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
-from millrace import __version__, clock, events, jsontext, topics
+from millrace import __version__, clock, crashpoints, events, jsontext, topics
 from millrace.blobs import StorageFailed
 from millrace.inbox import Connected, Delivery, Disconnected
 from millrace.mqtt import Connection
@@ -92,6 +92,7 @@ class Keeper:
             self._keep(handed)
 
     def _keep(self, handed: list[Handed]) -> None:
+        crashpoints.reached("agent.handed")
         kept = []
         for item in handed:
             if self._spool.has_room(item.admission):
@@ -101,6 +102,7 @@ class Keeper:
         try:
             if kept:
                 self._spool.admit(kept)
+                crashpoints.reached("agent.admitted")
         except StorageFailed as error:
             for _ in kept:
                 self._refuse(str(error))
@@ -158,11 +160,13 @@ class Keeper:
             self._spool.begin_epoch("a receipt is ahead of what was sent: the spool was set back", ranges)
             self._said_s = float("-inf")
             return
+        crashpoints.reached("agent.receipt_heard")
         try:
             positions = self._spool.settle(epoch, ranges)
         except StorageFailed as error:  # the receipt comes again: it is cumulative
             log.error("receipt_unsettled error=%s", error)
             return
+        crashpoints.reached("agent.forgot")
         self._sender.receipted(positions, window_bytes, now_s, greets=epoch == self._spool.epoch)
 
     # --- sending
@@ -193,6 +197,7 @@ class Keeper:
                     user_properties=events.user_properties(parcel.event) if is_frame else (),
                     content_type=parcel.event.datacontenttype if is_frame else events.JSON_CONTENT_TYPE,
                 )
+                crashpoints.reached("agent.published")
                 self._sender.sent(entry.position, len(parcel.payload), now_s)
             if len(entries) < SEND_ROWS:
                 return

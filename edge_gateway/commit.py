@@ -17,7 +17,7 @@ from edge_gateway.router import Decision, decide, frame_goes
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
-from millrace import clock, events, images, jsontext, topics
+from millrace import clock, crashpoints, events, images, jsontext, topics
 from millrace.blobs import StorageFailed
 from millrace.outbox import Draft, Lane
 from millrace.ranges import RangeSet
@@ -74,6 +74,7 @@ class Committer:
             self._store.reload_streams()
             self._metrics.storage_failures.inc()
             raise
+        crashpoints.reached("gateway.committed")
         self._alarmed_s.update(work.alarmed_s)
         self._metrics.commits.inc()
         for count in work.counts:

@@ -22,7 +22,7 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
-from millrace import clock, events, images, topics
+from millrace import clock, crashpoints, events, images, topics
 from millrace.blobs import StorageFailed
 from millrace.inbox import Connected, Delivery, Disconnected, Inbox
 from millrace.mqtt import Connection
@@ -131,6 +131,7 @@ class Intake:
         self._line.closed.set()
 
     def _take(self, delivery: Delivery) -> None:
+        crashpoints.reached("gateway.received")
         for item in self._items(delivery):
             if isinstance(item.finished, Arrived) and item.finished.type == events.FRAME:
                 self._workers.start(item.finished)
@@ -215,6 +216,7 @@ class Writer:
             self.beat.beat()
             batch = self._gather()
             if batch:
+                crashpoints.reached("gateway.inferred")
                 self._speak(batch, self._commit([item.finished for item in batch]))
             self._keep_house()
 
@@ -269,12 +271,15 @@ class Writer:
         connected = self._connection.connected
         for message in done.results:
             self._publish(message)
+        crashpoints.reached("gateway.results_said")
         if connected and done.last_position:
             self._store.mark_published(done.last_position)
         for receipt in done.receipts.values():
             self._publish(receipt)
+        crashpoints.reached("gateway.receipts_said")
         for item in batch:
             item.ack()
+        crashpoints.reached("gateway.acknowledged")
         for arrived, reply in done.replies:
             if arrived.reply is None:
                 continue

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_gateway.streams import Stream
+from millrace import crashpoints
 from millrace.blobs import BlobStore
 from millrace.outbox import Draft, Entry, Lane, Outbox
 from millrace.ranges import RangeSet
@@ -177,6 +178,8 @@ class Store:
                     break
                 if not uplink or entry.lane is Lane.LOCAL or entry.position in settled.get(entry.lane, ()):
                     gone += self.outbox.forget([entry.position])
+        if gone:
+            crashpoints.reached("gateway.purged")
         return gone >= PURGE_ROWS // 2
 
     def close(self) -> None:

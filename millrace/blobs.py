@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from millrace import crashpoints
+
 log = logging.getLogger(__name__)
 
 
@@ -60,6 +62,7 @@ class BlobStore:
         One that the disk does not let go is an orphan until the next start: what was committed stands.
         """
         for sha256 in digests:
+            crashpoints.reached("picture.unlinking")
             try:
                 self.path(sha256).unlink(missing_ok=True)
             except OSError as error:
@@ -87,7 +90,9 @@ def _write_synced(target: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        crashpoints.reached("picture.half_written")
         half.rename(target)
+        crashpoints.reached("picture.written")
     except OSError:
         half.unlink(missing_ok=True)
         raise

@@ -16,6 +16,7 @@ from sqlite3 import Connection
 from typing import Any
 from urllib.parse import quote
 
+from millrace import crashpoints
 from millrace.blobs import StorageFailed, make_folder
 
 __all__ = [
@@ -100,7 +101,9 @@ class Database:
             with storage_errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield
+                crashpoints.reached("database.committing")
                 self.connection.execute("COMMIT")
+                crashpoints.reached("database.committed")
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")

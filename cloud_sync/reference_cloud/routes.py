@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +23,7 @@ from cloud_sync.reference_cloud.body import decompress, read_body
 from cloud_sync.reference_cloud.credentials import Caller, Door
 from cloud_sync.reference_cloud.ledger import Ledger, Stored, UnknownEpoch
 from cloud_sync.reference_cloud.settings import CloudSettings
-from millrace import __version__, clock, jsontext
+from millrace import __version__, clock, crashpoints, jsontext
 from millrace.blobs import StorageFailed
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,12 @@ class Api:
         site, gateway = self._writer(request)
         body = await read_body(request, self._settings.max_body_bytes, self._settings.silence_s)
         encoding = request.headers.get("content-encoding", "").strip().lower()
-        return await run_in_threadpool(self._ingest, site, gateway, body, encoding)
+        answer = await run_in_threadpool(self._ingest, site, gateway, body, encoding)
+        answer.background = BackgroundTask(_answered)
+        return answer
 
     def _ingest(self, site: str, gateway: str, body: bytes, encoding: str) -> Response:
+        crashpoints.reached("cloud.received")
         try:
             batch = read_batch(decompress(body, encoding, self._settings.max_body_bytes), gateway)
         except BadBatch as error:
@@ -83,6 +87,7 @@ class Api:
         unfit = {rejection.index for rejection in rejected}
         rows = [row for row in batch.rows if row.index not in unfit]
         tally = self._ledger.ingest(site, rows, batch.minted, self._clock.now().wall_ns, batch.buried)
+        crashpoints.reached("cloud.committed")
         for conflict in tally.conflicts:
             log.warning("conflict site=%s gateway=%s %s", site, gateway, conflict.reason)
         rejected = sorted([*rejected, *tally.conflicts], key=lambda rejection: rejection.index)
@@ -116,6 +121,7 @@ class Api:
             new = await run_in_threadpool(self._blobs.put, site, sha256, content)
         except WrongDigest as error:
             raise HTTPException(400, str(error)) from None
+        crashpoints.reached("cloud.picture_stored")
         return _json({"sha256": sha256, "bytes": len(content), "new": new})
 
     async def get_blob(self, request: Request) -> Response:
@@ -193,6 +199,10 @@ class Api:
         if caller.gateway is None:
             raise HTTPException(403, "this token may only read")
         return caller.site, caller.gateway
+
+
+async def _answered() -> None:
+    crashpoints.reached("cloud.answered")
 
 
 def _totals(findings: list[Finding]) -> dict[str, int]:
