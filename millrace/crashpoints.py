@@ -1,6 +1,6 @@
 """Named points at which a process can be told to die, so that a test may cut the walk in two at every step.
 
-MILLRACE_CRASH_AT=NAME, or NAME:3 for the third time that the point is reached, read once; without it a point does nothing.
+MILLRACE_CRASH_AT=NAME, or NAME:3 for the third time there, read once; without it a point does nothing.
 """
 
 from __future__ import annotations
