@@ -1,0 +1,133 @@
+"""Power cuts: what was acknowledged outlasts one at any moment, whatever of the unsynced the disk has kept.
+
+MILLRACE_CUTS sets how many cuts are tried, MILLRACE_SEED repeats a run's choice of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from faults import spool_writer, store_writer
+from faults.gateway_run import record_gateway
+from faults.powercut import cuts
+from faults.record import Run, record
+from faults.systemcalls import Recording
+from faults.systemcalls import record as recording_of
+from integration.brokers import Address
+
+from bench.measures import Measure, equal
+from broker_config.mosquitto import Mosquitto
+from millrace.blobs import StorageFailed
+from millrace.chaos.kills import chosen_seed
+from millrace.database import Damaged
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed here")
+Judge = Callable[[Path, Sequence[bytes]], tuple[int, list[str]]]
+WRITERS: dict[str, Judge] = {"spool": spool_writer.complaints, "store": store_writer.complaints}
+SLICE_CUTS, SLICE_TURNS = 20, 13
+CUTS_OF_A_RECORDING, TURNS, GATEWAY_EVENTS = 250, 40, 60
+
+
+@dataclass
+class Found:
+    """What cuts came to: rows promised in all, and complaints."""
+
+    promised: int = 0
+    complaints: list[str] = field(default_factory=list)
+
+    def __add__(self, other: Found) -> Found:
+        return Found(self.promised + other.promised, self.complaints + other.complaints)
+
+
+def recorded(home: Path, writer: str, seed: int, turns: int, broken: str = "") -> Recording:
+    (home / "disk").mkdir(parents=True)
+    arguments = [str(home / "disk" / "state"), str(seed), str(turns), broken]
+    return recording_of(home / "disk", home / "trace", f"faults.{writer}_writer", *arguments)
+
+
+def judged(recording: Recording, judge: Judge, seed: int, count: int, scratch: Path) -> Found:
+    """Cut so many times and look at what remains each time; a cut's complaints begin with its number."""
+    found = Found()
+    scratch.mkdir()
+    for place, folder in cuts(recording, seed, count, scratch):
+        try:
+            promised, complaints = judge(folder / "state", recording.said_by(place))
+        except (Damaged, StorageFailed, sqlite3.Error, LookupError, ValueError, AssertionError) as error:
+            promised, complaints = 0, [f"does not start: {error!r}"]
+        found.promised += promised
+        found.complaints += [f"seed {seed}, cut before change {place}: {complaint}" for complaint in complaints]
+        shutil.rmtree(folder)
+    return found
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_was_promised_outlasts_a_power_cut(tmp_path: Path, writer: str) -> None:
+    seed = chosen_seed()
+    sys.stdout.write(f"MILLRACE_SEED={seed}\n")
+    recording = recorded(tmp_path / "run", writer, seed, SLICE_TURNS)
+    found = judged(recording, WRITERS[writer], seed, SLICE_CUTS, tmp_path / "cuts")
+    assert found.complaints == []
+    assert found.promised > SLICE_CUTS
+
+
+@pytest.mark.parametrize("broken", ["normal", "folders"])
+def test_the_simulator_finds_what_is_lost_without_a_sync(tmp_path: Path, broken: str) -> None:
+    """`normal` leaves out the sync of the log at each commit, `folders` that of the names of files."""
+    recording = recorded(tmp_path / "run", "spool", 1, SLICE_TURNS, broken)
+    found = judged(recording, WRITERS["spool"], 1, SLICE_CUTS, tmp_path / "cuts")
+    assert [line for line in found.complaints if " lost: " in line]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_no_cut_of_a_long_campaign_loses_what_was_promised(
+    tmp_path: Path, writer: str, measures: list[Measure]
+) -> None:
+    seed, count = chosen_seed(), chosen_cuts()
+    begun_s, found = time.monotonic(), Found()
+    for number, first in enumerate(range(0, count, CUTS_OF_A_RECORDING)):
+        home, its_seed = tmp_path / f"{number}", seed + number
+        recording = recorded(home, writer, its_seed, TURNS)
+        found += judged(recording, WRITERS[writer], its_seed, min(CUTS_OF_A_RECORDING, count - first), home / "cuts")
+    tell(measures, writer, seed, count, found, time.monotonic() - begun_s)
+
+
+@pytest.mark.faults
+@pytest.mark.mosquitto
+@pytest.mark.timeout(900)
+def test_no_cut_of_the_running_gateway_loses_what_it_gave_a_receipt_for(
+    tmp_path: Path, mosquitto: Mosquitto, measures: list[Measure]
+) -> None:
+    seed, count = chosen_seed(), chosen_cuts()
+    begun_s = time.monotonic()
+    recording = record_gateway(tmp_path / "run", Address(mosquitto.host, mosquitto.port), seed, GATEWAY_EVENTS)
+    found = judged(recording, store_writer.complaints, seed, count, tmp_path / "cuts")
+    tell(measures, "running gateway", seed, count, found, time.monotonic() - begun_s)
+
+
+def chosen_cuts() -> int:
+    """Return a third of MILLRACE_CUTS: each of three programs has its share."""
+    return int(os.environ.get("MILLRACE_CUTS", "600")) // 3
+
+
+def tell(measures: list[Measure], program: str, seed: int, count: int, found: Found, seconds: float) -> None:
+    """Add the measures, record the run, and fail if a cut found anything."""
+    sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_CUTS={3 * count}\n")
+    lost = sum("lost" in complaint for complaint in found.complaints)
+    measures += [
+        equal(f"{count} power cuts, {program}, seed {seed}: lost of {found.promised} promised", lost, 0),
+        equal(f"{count} power cuts, {program}, seed {seed}: complaints", len(found.complaints), 0),
+    ]
+    outcome = "failed" if found.complaints else "ok"
+    run = Run("power cuts", seed, count, outcome, seconds, promised=found.promised, lost=lost, note=program)
+    record(run)
+    assert found.complaints[:20] == []
