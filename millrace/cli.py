@@ -25,6 +25,7 @@ COMMANDS = {
     "cloud": ("cloud_sync.reference_cloud.app", "Run the reference cloud: events, audit."),
     "broker": ("broker_config.app", "Set up Mosquitto, or run the embedded broker."),
     "demo": ("millrace.demo.app", "Run the whole line on this machine and cut the cloud off."),
+    "chaos": ("millrace.chaos.app", "Kill, stop and cut a private line on this machine, and count what is lost."),
     "config": ("millrace.config_command", "Check, show and explain settings files."),
     "status": ("millrace.status_command", "Show who is on the floor and how they are."),
     "query": ("edge_gateway.query_command", "Ask a gateway's database in SQL, read-only."),

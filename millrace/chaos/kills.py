@@ -1,29 +1,15 @@
-"""A run of kills: what is killed when, the drain after it, and the account."""
+"""Which programs are killed, and when."""
 
 from __future__ import annotations
 
 import os
 import random
 import time
-from collections import Counter
-from dataclasses import dataclass
 
 from millrace.chaos.line import Line
-from millrace.chaos.oracle import Account, settle
 
 FLOW_BEFORE_KILL = 40
 PAUSE_S = (0.05, 1.2)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run came to."""
-
-    account: Account
-    kills: int
-    duplicates_refused: int
-    drain_s: float | None
-    story: str
 
 
 def chosen_seed() -> int:
@@ -53,17 +39,3 @@ def kill_at_random(line: Line, seed: int, kills: int) -> None:
             time.sleep(chance.uniform(*PAUSE_S))
         together = 2 if chance.random() < 0.2 else 1
         line.kill(*chance.sample(names, min(together, kills - len(line.kills))))
-
-
-def reckon(line: Line) -> Outcome:
-    """End the feeds, wait until the line is drained, and settle its account."""
-    line.hush()
-    drain_s = line.drain()
-    audit = line.cloud.audit()
-    held = {f"device/{device}": list(line.cloud.events(f"device/{device}")) for device in line.plan.names}
-    results, _ = line.cloud.results()
-    account = settle(line.minted(), line.plan.held_origins, held, results, audit)
-    if drain_s is None:
-        account.complaints.append(f"not drained\n{line.last_words()}")
-    story = f"killed {dict(Counter(line.kills))}; " + "; ".join(account.complaints)
-    return Outcome(account, len(line.kills), audit["totals"]["duplicates_refused"], drain_s, story)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from millrace import clock
 from millrace.chaos.plan import GATEWAY, Papers, Plan
 from millrace.demo.account import CloudView
 from millrace.demo.proxy import LinkProxy
+from millrace.demo.proxy import State as LinkState
 from millrace.demo.stage import Program, StageFailed, wait_until
 from millrace.outbox import Lane, Reader
 from millrace.settled import SettledReader
 
 FLOW_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 120.0
+POINT_TIMEOUT_S = 30.0
 CHANNELS_OF_A_DEVICE = 2
 
 
@@ -40,6 +45,9 @@ class Line:
         self._store = Reader(home / "gateway" / "gateway.db")
         self._settled = SettledReader(home / "gateway" / "sync.db")
         self.cloud = CloudView(self.papers.cloud_port, self.papers.token("reader"))
+        self._cursor = 0
+        self._lives = 0
+        self._captures: int | None = None
 
     def __enter__(self) -> Self:
         for name in self.programs:
@@ -67,16 +75,57 @@ class Line:
         for name in names:
             self._start(name)
 
+    def crash(self, name: str, point: str, nth: int = 1) -> bool:
+        """Have a program die at a crash point, and start it again; False if it never came there: then it runs on.
+
+        It is killed first, for it hears of the point at its start.
+        """
+        self.check()
+        self.programs[name].kill()
+        self.kills.append(name)
+        self._start(name, {"MILLRACE_CRASH_AT": f"{point}:{nth}"})
+        if not self.programs[name].died(POINT_TIMEOUT_S):
+            return False
+        self.kills.append(name)
+        self._start(name)
+        return True
+
+    def pause(self, name: str, seconds: float) -> None:
+        """Stop a program where it stands, and let it go on after so long: to the others it hangs."""
+        self.check()
+        pid = self.programs[name].pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def cut_link(self, state: LinkState, seconds: float) -> None:
+        """Cut the link to the cloud for so long."""
+        self.link.set_state(state)
+        time.sleep(seconds)
+        self.link.set_state("pass")
+
+    def fill(self, seconds: float) -> None:
+        """Let the gateway's quota be used up for so long: it takes nothing over, and devices keep what they have."""
+        self.papers.write_gateway(max_bytes=1)
+        self.kill("gateway")
+        time.sleep(seconds)
+        self.papers.write_gateway()
+        self.kill("gateway")
+
     def check(self) -> None:
         """Raise StageFailed if a program has ended by itself."""
         for program in self.programs.values():
             program.check()
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         program = self.programs[name]
-        if name in self.plan.names and program.log.exists():
-            self._life_begins[name] = program.log.stat().st_size
-        program.start()
+        if name in self.plan.names:
+            self._lives += 1
+            self.papers.write_device(name, self._captures, seed=self._lives)  # other pictures in each life
+            self._life_begins[name] = program.log.stat().st_size if program.log.exists() else 0
+        program.start(environment)
 
     # --- what is true of it
 
@@ -95,11 +144,24 @@ class Line:
         if not self._wait(lambda: self.accepted() >= wanted, FLOW_TIMEOUT_S):
             raise StageFailed(f"no {events} events within {FLOW_TIMEOUT_S:.0f} s\n{self.last_words()}")
 
+    def wait_for_answer(self, after_wall_ns: int, timeout_s: float = FLOW_TIMEOUT_S) -> bool:
+        """Wait until the cloud has an answer to a frame captured after that time; say whether one came."""
+        moment = clock.rfc3339(after_wall_ns)
+
+        def answered() -> bool:
+            try:
+                news, self._cursor = self.cloud.results(self._cursor)
+            except OSError:  # it is starting, or stands still
+                return False
+            return any(result["data"]["frame_time"] > moment for result in news)
+
+        return self._wait(answered, timeout_s)
+
     def hush(self) -> None:
         """End the feeds: each device starts once more, captures one frame and one reading, and falls silent."""
+        self._captures = 1
         for name in self.plan.names:
             self.programs[name].stop()
-            self.papers.write_device(name, captures=1)
             self._start(name)
         if not self._wait(lambda: all(map(self._is_silent, self.plan.names)), FLOW_TIMEOUT_S):
             raise StageFailed(f"the devices do not fall silent\n{self.last_words()}")

@@ -19,6 +19,8 @@ from millrace.demo.stage import BrokerKind, shipped_bundle
 GATEWAY, SITE = "gw-1", "chaos"
 CAMERA_CHANNEL, SENSOR_CHANNEL = "top", "force"
 TABLE_ROWS = 1000
+STORE_BYTES = 1 << 30
+RETENTION_S = 5.0  # short, so that what is settled goes while faults happen
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,7 @@ class Papers:
             self._write_broker()
         table = "".join(f"{n % 97}.5,{n}\n" for n in range(TABLE_ROWS))
         (self.home / "press.csv").write_text("force_kn,stroke_mm\n" + table, encoding="ascii")
-        for device in self._plan.names:
-            self.write_device(device)
-        self._write("gateway", self._gateway())
+        self.write_gateway()
         self._write("sync", self._sync(uplink_port))
         self._write(
             "cloud",
@@ -89,8 +89,8 @@ class Papers:
             },
         )
 
-    def write_device(self, device: str, captures: int | None = None) -> None:
-        """Write a device's settings; `captures` ends each of its channels after so many in one life."""
+    def write_device(self, device: str, captures: int | None, seed: int) -> None:
+        """Write a device's settings: `seed` is its pictures', `captures` ends each channel after so many in a life."""
         count = {} if captures is None else {"count": captures}
         each = self._plan.devices
         camera = {
@@ -98,7 +98,7 @@ class Papers:
             "interval_s": each / self._plan.frames_per_s,
             "width_px": self._plan.width_px,
             "height_px": self._plan.height_px,
-            "seed": self._plan.names.index(device),
+            "seed": seed,
         }
         sensor = {"kind": "readings", "path": "press.csv", "loop": True, "speed": self._plan.readings_per_s / each}
         self._write(
@@ -115,8 +115,9 @@ class Papers:
             },
         )
 
-    def _gateway(self) -> dict[str, Any]:
-        return {
+    def write_gateway(self, max_bytes: int = STORE_BYTES) -> None:
+        """Write the gateway's settings; `max_bytes` is its quota."""
+        settings = {
             "gateway": GATEWAY,
             "broker": self._login(GATEWAY),
             "state_dir": "gateway",
@@ -125,8 +126,10 @@ class Papers:
                 {"channels": f"{self._plan.names[0]}/*", "frames": "all"},
                 {"channels": "*/*", "frames": "escalated"},
             ],
+            "store": {"max_bytes": max_bytes, "retention_s": RETENTION_S},
             "http": {"port": self.http_port},
         }
+        self._write("gateway", settings)
 
     def _sync(self, uplink_port: int) -> dict[str, Any]:
         return {

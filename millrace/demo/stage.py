@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,22 +40,29 @@ class Plan:
 
 
 class Program:
-    """One process and its log."""
+    """One process and its log; what the terminal sends its own programs, such as Ctrl-C, does not reach it."""
 
     def __init__(self, name: str, arguments: list[str], home: Path) -> None:
         self.name, self._arguments = name, arguments
         self.log = home / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it; its words go to its log."""
+    @property
+    def pid(self) -> int:
+        """The number of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it, with these variables besides our own; its words go to its log."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "millrace", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                process_group=0,
             )
 
     def kill(self) -> None:
@@ -74,6 +81,14 @@ class Program:
         except subprocess.TimeoutExpired:
             self.kill()
             return -signal.SIGKILL
+
+    def died(self, timeout_s: float) -> bool:
+        """Wait for it to end by itself; say whether SIGKILL was its end within the time."""
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout_s) == -signal.SIGKILL
+        except subprocess.TimeoutExpired:
+            return False
 
     def check(self) -> None:
         """Raise StageFailed if it has ended by itself."""

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from bench.measures import Measure, at_most, equal
-from millrace.chaos.kills import Outcome, chosen_seed, kill_at_random, kill_each_in_turn, reckon
+from millrace.chaos.kills import chosen_seed, kill_at_random, kill_each_in_turn
 from millrace.chaos.line import Line
 from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.reckoning import Outcome, reckon
 from millrace.demo.stage import BrokerKind
 
 pytestmark = [
