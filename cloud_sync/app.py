@@ -32,7 +32,14 @@ def command(config: Path) -> None:
     set_up_logging(settings.log.level)
     clock = SystemClock()
     progress = Progress(settings.state_dir / "sync.db")
-    link = Link(settings.retry.first_s, settings.retry.max_s, random.uniform)
+    retry = settings.retry
+    link = Link(
+        retry.first_s,
+        retry.max_s,
+        random.uniform,
+        breaker_failures=retry.breaker_failures,
+        retry_after_max_s=retry.retry_after_max_s,
+    )
     drain = Drain(settings, progress, Cloud(settings.cloud), link, clock)
     log.info("sync_ready gateway=%s url=%s", settings.gateway, settings.cloud.url)
     try:

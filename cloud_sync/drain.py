@@ -1,33 +1,35 @@
-"""The drain: rows go up in batches until none is left, whatever the link does; no state needs a human."""
+"""The drain: rows go up in batches until none is left, whatever the link does; no state needs a human.
+
+It is level-triggered: each step looks at what waits and at what is settled, and remembers nothing that matters.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
-from cloud_sync.lanes import WEIGHTS, Schedule, oldest_unsettled
+from cloud_sync.batches import Batch, Batches
+from cloud_sync.lanes import WEIGHTS, Schedule
 from cloud_sync.link import Link
+from cloud_sync.news import MintedNews, burials
+from cloud_sync.pace import Pace
+from cloud_sync.parcel import Parcel, pack
 from cloud_sync.progress import Progress
+from cloud_sync.refusals import BurialCap, LaneState
 from cloud_sync.settings import SyncSettings
-from cloud_sync.submit import Answer, Cloud, LinkDown, Rejected, Unauthorized
-from millrace import crashpoints, events, jsontext, topics
-from millrace.blobs import BlobStore
+from cloud_sync.submit import Answer, Cloud, LinkDown, Rejected, TooSlow, Unauthorized
+from millrace import crashpoints, topics
+from millrace.blobs import StorageFailed
 from millrace.clock import Clock
-from millrace.outbox import Entry, Lane, Reader
-from millrace.ranges import RangeSet
+from millrace.outbox import Entry, Lane
 from millrace.service import Beat
 
 log = logging.getLogger(__name__)
 
-_Minted = dict[str, dict[str, int]]
-_Untold = Sequence[tuple[str, int, bytes, str]]
 SAY_DOWN_EVERY_S = 60.0
-MINTED_AT_ONCE = 1000
 BLOB_MISSING = "blob missing"
+_NOT_LOOKED = -2
 
 
 class Drain:
@@ -36,26 +38,42 @@ class Drain:
     def __init__(self, settings: SyncSettings, progress: Progress, cloud: Cloud, link: Link, clock: Clock) -> None:
         self._settings, self._progress, self._cloud = settings, progress, cloud
         self._link, self._clock = link, clock
-        self._reader = Reader(settings.state_dir / "gateway.db")
-        self._blobs = BlobStore(settings.state_dir / "frames")
-        self._schedule = Schedule(settings.batch.live_share)
+        self._batches = Batches(settings.state_dir, progress)
+        self._disk = link.new_backoff()
+        bury = settings.bury
+        self._lanes = {
+            lane: LaneState(BurialCap(bury.max_share, bury.min_rows, bury.window_rows), link.new_backoff())
+            for lane in WEIGHTS
+        }
         self._stop = threading.Event()
         self._origin = topics.origin_of(topics.gateway_source("x", settings.gateway))
-        self._told_minted: dict[tuple[str, str], int] = {}
-        self._seen = -2
-        self._said_down_s = float("-inf")
-        self._said_waiting = False
+        self._news = MintedNews()
+        self._owed: _Settlement | None = None
+        self._target_s = settings.cloud.request_deadline_s / 4
+        self._moved_s = clock.uptime_s()
+        self._said_down, self._said_down_s = "", float("-inf")
+        self._refused_token = self._said_waiting = False
         self._rows_per_s = 0.0
         self.beat = Beat(clock)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget all that a new process would not know, the connection too; the account stays."""
+        self._cloud.close()
+        self._batches.reader.close()
+        self._schedule = Schedule(self._settings.batch.live_share)
+        self._pace = Pace(self._settings.batch.max_rows, self._settings.batch.max_bytes, self._target_s)
+        self._seen = _NOT_LOOKED
 
     def run(self) -> None:
-        """Drain until interrupted."""
+        """Drain until interrupted. A sign of life is a pause that is meant, or an answer of the cloud's own."""
         while not self._stop.is_set():
-            self.beat.beat()
             pause_s = self.step(self._clock.uptime_s())
             if pause_s > 0:
+                self.beat.beat()
                 self._stop.wait(min(pause_s, 1.0))
-        self._reader.close()
+        self._batches.reader.close()
+        self._cloud.close()
 
     def interrupt(self) -> None:
         """End `run`."""
@@ -63,232 +81,243 @@ class Drain:
 
     def step(self, now_s: float) -> float:
         """Send one batch if there is one and the link may be tried; return for how long to pause."""
-        wait_s = self._link.wait_s(now_s)
+        wait_s = max(self._link_wait_s(now_s), self._disk.wait_s(now_s))
         if wait_s > 0:
             return wait_s
-        epochs = list(self._reader.epochs())
+        epochs = list(self._batches.reader.epochs())
         if not epochs:
-            if not self._said_waiting:
-                self._said_waiting = True
-                log.info(
-                    "waiting_for file=%s: the gateway has not made it yet", self._settings.state_dir / "gateway.db"
-                )
+            self._say_waiting()
             return self._settings.poll_s
         try:
-            if self._send_one(epochs[-1]):
-                return 0.0
+            self._pay()
+            self._watch(epochs[-1], now_s)
+            return 0.0 if self._send_one(epochs[-1], now_s) else self._settings.poll_s
         except LinkDown as error:
-            self._fail(error)
-            return max(0.0, self._link.wait_s(self._clock.uptime_s()))
-        return self._settings.poll_s
+            self._link_failed(error)
+        except StorageFailed as error:
+            self._disk_failed(error)
+        return max(0.0, self._link.wait_s(self._clock.uptime_s()), self._disk.wait_s(self._clock.uptime_s()))
 
-    def _send_one(self, epoch: str) -> bool:
+    def _link_wait_s(self, now_s: float) -> float:
+        wait_s = self._link.wait_s(now_s)
+        if wait_s > 0 and self._refused_token and self._cloud.refresh_token():
+            log.info("token_changed file=%s", self._settings.cloud.token_file)
+            self._link.try_now()
+            return 0.0
+        return wait_s
+
+    def _say_waiting(self) -> None:
+        if not self._said_waiting:
+            self._said_waiting = True
+            log.info("waiting_for file=%s: the gateway has not made it yet", self._settings.state_dir / "gateway.db")
+
+    # --- one batch
+
+    def _send_one(self, epoch: str, now_s: float) -> bool:
         """Send the next batch; return False if nothing waited."""
-        seen = self._reader.changed()
-        waiting = {}
-        if seen != self._seen:
-            waiting = {lane: batch for lane in WEIGHTS if (batch := self._backlog(epoch, lane)).rows}
+        seen = self._batches.reader.changed()
+        waiting = self._waiting(epoch, now_s) if seen != self._seen else {}
         lane = self._schedule.next_lane(waiting)
         if lane is None:
-            self._seen = seen
-            self._tell_minted()
+            is_held = any(state.held_because for state in self._lanes.values())
+            self._seen = _NOT_LOOKED if is_held else seen
+            self._tell_news()
             return False
-        batch = waiting[lane]
-        if batch.more and self._schedule.live_turn():
-            live = self._newest(epoch, lane)
+        batch, state = waiting[lane], self._lanes[lane]
+        if batch.more and not state.is_searched and not self._link.half_open and self._schedule.live_turn():
+            live = self._batches.newest(epoch, lane, self._pace.rows, self._pace.bytes)
             batch = live if live.rows else batch
-        self._submit(epoch, batch)
+        try:
+            self._submit(epoch, batch)
+        except TooSlow as error:
+            self._pace.given_up(len(batch.rows), batch.size_bytes)
+            if len(batch.rows) == 1:
+                state.hold(now_s, f"one row of {batch.size_bytes} bytes does not get through: {error}")
+            raise
         return True
 
-    def _backlog(self, epoch: str, lane: Lane) -> _Batch:
-        """Return the oldest unsettled rows of a lane; they settle everything from the last settled row on."""
-        while True:
-            settled = self._progress.settled(epoch, lane)
-            after = oldest_unsettled(settled)
-            rows = self._reader.read(lane, after, self._settings.batch.max_rows)
-            fresh = _until_settled(rows, settled)
-            if fresh or not rows:
-                fits = self._within_bytes(fresh)
-                more = len(fits) < len(fresh) or len(rows) == self._settings.batch.max_rows
-                return _Batch(lane, after + 1, fits, more)
-            # What was sent ahead while it was live joins the settled rows before it.
-            reached = next(last for first, last in settled if first <= rows[0].position <= last)
-            self._progress.settle(epoch, lane, 1, reached)
+    def _waiting(self, epoch: str, now_s: float) -> dict[Lane, Batch]:
+        """Return the oldest rows of each lane that may go; while the link is only tried, one row, and no picture."""
+        most = 1 if self._link.half_open else self._pace.rows
+        found = {}
+        for lane, state in self._lanes.items():
+            if state.wait_s(now_s) > 0:
+                continue
+            batch = self._batches.oldest(epoch, lane, state.most_rows(most), self._pace.bytes)
+            if batch.rows:
+                found[lane] = batch
+        if self._link.half_open and len(found) > 1:
+            found.pop(Lane.FRAME, None)
+        return found
 
-    def _newest(self, epoch: str, lane: Lane) -> _Batch:
-        """Return the newest rows of a lane that are not settled; they settle only themselves."""
-        settled = self._progress.settled(epoch, lane)
-        rows = self._reader.newest(lane, self._settings.batch.max_rows)
-        ahead = [row for row in rows if row.position > (settled.last() or 0)]
-        fits = self._within_bytes(ahead[::-1])[::-1]
-        return _Batch(lane, fits[0].position if fits else 0, fits)
-
-    def _within_bytes(self, rows: list[Entry]) -> list[Entry]:
-        total = 0
-        for count, row in enumerate(rows):
-            total += row.bytes + self._picture_bytes(row)
-            if total > self._settings.batch.max_bytes and count:
-                return rows[:count]
-        return rows
-
-    def _picture_bytes(self, row: Entry) -> int:
-        """Return what goes up before the row does: a batch must fit through a link that stands for a short time."""
-        if row.lane is not Lane.FRAME or row.blob is None or not row.intact:
-            return 0
-        try:
-            return self._blobs.path(row.blob).stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    def _submit(self, epoch: str, batch: _Batch) -> None:
-        begun_s = self._clock.uptime_s()
-        buried = [(row, "checksum does not fit: the row is damaged") for row in batch.rows if not row.intact]
-        sound = [row for row in batch.rows if row.intact]
+    def _submit(self, epoch: str, batch: Batch) -> None:
+        """Have a batch committed and settle it, or note what stands against that. Errors: LinkDown, StorageFailed."""
+        begun_s, state = self._clock.uptime_s(), self._lanes[batch.lane]
         crashpoints.reached("sync.picked")
-        answer = self._have_committed(sound)
+        parcel = pack(
+            batch.rows, self._batches, self._upload, lambda: self._clock.uptime_s() - begun_s > self._target_s
+        )
+        try:
+            refused = parcel.refused + self._commit_rows(parcel)
+        except Rejected:
+            state.refused(len(parcel.sent))
+            return
         crashpoints.reached("sync.answered")
-        for index, reason in answer.rejected.items():
-            if reason.startswith(BLOB_MISSING):
-                raise LinkDown(f"the cloud asks again for a picture: {reason}")
-            buried.append((sound[index], reason))
-        for row, reason in buried:
-            log.error("row_buried position=%d seq=%s-%d reason=%r", row.position, row.epoch, row.seq, reason)
-        self._progress.settle(epoch, batch.lane, batch.first, batch.rows[-1].position, buried)
+        if missing := [reason for _, reason in refused if reason.startswith(BLOB_MISSING)]:
+            self._hold(batch.lane, f"the cloud asks again for a picture: {missing[0]}")
+            return
+        if not state.cap.allows(len(parcel.rows), len(refused)):
+            self._hold(
+                batch.lane,
+                f"{len(refused)} of {len(parcel.rows)} rows refused, too many to bury: {refused[0][1][:200]}",
+            )
+            return
+        self._settle(batch, parcel, epoch, refused)
         crashpoints.reached("sync.settled")
+        state.settled(len(parcel.rows), len(refused), self._settings.batch.max_rows)
         spent_s = max(1e-3, self._clock.uptime_s() - begun_s)
-        self._rows_per_s += 0.3 * (len(batch.rows) / spent_s - self._rows_per_s)
+        self._pace.done(len(parcel.rows), batch.size_bytes * len(parcel.rows) // len(batch.rows), spent_s)
+        self._rows_per_s += 0.3 * (len(parcel.rows) / spent_s - self._rows_per_s)
         self._came_through()
-        log.debug("batch_settled lane=%s rows=%d", batch.lane.name, len(batch.rows))
+        log.debug("batch_settled lane=%s rows=%d", batch.lane.name, len(parcel.rows))
 
-    def _have_committed(self, rows: Sequence[Entry]) -> Answer:
-        """Have rows committed; a request that is refused as such is split until the one row is found."""
-        if not rows:
-            return Answer(0, 0, {})
+    def _upload(self, sha256: str, picture: bytes) -> None:
+        self._cloud.upload(sha256, picture)
+        crashpoints.reached("sync.uploaded")
+        self.beat.beat()
+
+    def _commit_rows(self, parcel: Parcel) -> list[tuple[Entry, str]]:
+        """Have the parcel's rows committed; return the refused ones.
+
+        A single row whose request is refused as such is one of them. Errors: Rejected for several rows, LinkDown.
+        """
+        if not parcel.sent:
+            if parcel.refused:
+                self._make_sure_it_is_the_row()
+            return []
+        try:
+            answer = self._commit(parcel.bodies)
+        except Rejected as error:
+            if len(parcel.sent) > 1:
+                raise
+            self._make_sure_it_is_the_row()
+            return [(parcel.sent[0], str(error))]
+        return [(parcel.sent[index], reason) for index, reason in answer.rejected.items()]
+
+    def _commit(self, bodies: list[bytes]) -> Answer:
+        """Have rows committed, with what else is to be told. Errors: Rejected, LinkDown, StorageFailed."""
         untold = self._progress.untold()
         minted = self._minted_news()
-        try:
-            answer = self._cloud.submit([self._body(row) for row in rows], minted, _burials(untold, self._origin))
-        except Rejected as error:
-            if len(rows) == 1:
-                self._make_sure_it_is_the_row(minted, untold)
-                return Answer(0, 0, {0: str(error)})
-            half = len(rows) // 2
-            left, right = self._have_committed(rows[:half]), self._have_committed(rows[half:])
-            rejected = left.rejected | {index + half: reason for index, reason in right.rejected.items()}
-            return Answer(left.accepted + right.accepted, left.duplicates + right.duplicates, rejected)
-        self._note_told(minted)
+        answer = self._cloud.submit(bodies, minted, burials(untold, self._origin))
+        self.beat.beat()
+        self._news.told(minted)
         self._progress.told(untold)
         return answer
 
-    def _make_sure_it_is_the_row(self, minted: _Minted, untold: _Untold) -> None:
+    def _make_sure_it_is_the_row(self) -> None:
         """Raise LinkDown unless the cloud commits the same request without the row: only then is the row to blame."""
         try:
-            self._cloud.submit([], minted, _burials(untold, self._origin))
+            self._commit([])
         except Rejected as error:
             raise LinkDown(f"every request is refused, whatever is in it: {error}; check gateway and url") from None
 
-    def _body(self, row: Entry) -> bytes:
-        """Return the row as it travels; a frame's picture is uploaded first, and the row speaks of its digest."""
-        if row.lane is not Lane.FRAME or row.blob is None:
-            return row.body
-        picture = self._blobs.get(row.blob)
-        if picture is None:
-            if [entry.position for entry in self._reader.read(row.lane, row.position - 1, 1)] == [row.position]:
-                raise Rejected(f"its picture {row.blob} is lost: the file is gone or cannot be read")
-            raise LinkDown(f"row {row.position} was dropped with its picture while it was being sent")
-        self._cloud.upload(row.blob, picture)
-        crashpoints.reached("sync.uploaded")
-        event: dict[str, Any] = jsontext.parse(row.body)  # type: ignore[assignment]
-        content_type = event.get("datacontenttype", "image/jpeg")
-        event["data"] = {"sha256": row.blob, "bytes": len(picture), "content_type": content_type}
-        return jsontext.dump(event)
-
-    def _minted_news(self) -> _Minted:
-        """Return how far origins have minted where the cloud was not told yet, a bounded number of epochs at a time."""
-        known = {**self._reader.minted(), self._origin: self._reader.epochs()}
-        changed = (
-            (origin, epoch, seq)
-            for origin, epochs in known.items()
-            for epoch, seq in epochs.items()
-            if self._told_minted.get((origin, epoch)) != seq
-        )
-        news: _Minted = {}
-        for origin, epoch, seq in islice(changed, MINTED_AT_ONCE):
-            news.setdefault(origin, {})[epoch] = seq
-        return news
-
-    def _note_told(self, minted: _Minted) -> None:
-        for origin, epochs in minted.items():
-            self._told_minted |= {(origin, epoch): seq for epoch, seq in epochs.items()}
-
-    def _tell_minted(self) -> None:
+    def _tell_news(self) -> None:
         """With nothing else to send, tell how far everyone has minted and what was buried, if that is news."""
-        minted, untold = self._minted_news(), self._progress.untold()
-        if not minted and not untold:
+        if not self._minted_news() and not self._progress.untold():
             return
         try:
-            self._cloud.submit([], minted, _burials(untold, self._origin))
+            self._commit([])
         except Rejected as error:
             raise LinkDown(f"the cloud does not take the account of what was minted: {error}") from None
-        self._note_told(minted)
-        self._progress.told(untold)
         self._came_through()
+
+    def _minted_news(self) -> dict[str, dict[str, int]]:
+        reader = self._batches.reader
+        return self._news.among({**reader.minted(), self._origin: reader.epochs()})
+
+    # --- the account
+
+    def _settle(self, batch: Batch, parcel: Parcel, epoch: str, refused: list[tuple[Entry, str]]) -> None:
+        """Settle what the cloud has committed; while the disk refuses, it is owed and nothing else is sent."""
+        buried = parcel.lost + refused
+        for row, reason in buried:
+            log.error("row_buried position=%d seq=%s-%d reason=%r", row.position, row.epoch, row.seq, reason)
+        self._owed = _Settlement(epoch, batch.lane, batch.first, parcel.rows[-1].position, buried)
+        self._pay()
+
+    def _pay(self) -> None:
+        if self._owed is not None:
+            owed = self._owed
+            self._progress.settle(owed.epoch, owed.lane, owed.first, owed.last, owed.buried)
+            self._owed = None
+            self._moved_s = self._clock.uptime_s()
+            self._disk_is_back()
+
+    def _disk_failed(self, error: StorageFailed) -> None:
+        self._disk.failed(self._clock.uptime_s())
+        log.error("account_not_written tries=%d error=%s: nothing is sent until it can be", self._disk.failures, error)
+
+    def _disk_is_back(self) -> None:
+        if self._disk.failures:
+            log.info("account_written tries=%d", self._disk.failures)
+            self._disk.succeeded()
 
     # --- the link
 
-    def _came_through(self) -> None:
-        if self._link.committed(self._clock.uptime_s()):
-            log.info("link_up url=%s", self._settings.cloud.url)
-        self._progress.note_link("up", self._clock.now().wall_ns, self._rows_per_s)
+    def _hold(self, lane: Lane, why: str) -> None:
+        """Leave a lane alone for a while, say so, and let the others go on."""
+        self._moved_s = self._clock.uptime_s()
+        self._lanes[lane].hold(self._moved_s, why)
+        log.error("lane_held lane=%s error=%s; nothing is lost, it is tried again", lane.name, why)
+        self._came_through()
 
-    def _fail(self, error: LinkDown) -> None:
+    def _came_through(self) -> None:
+        if self._link.committed():
+            log.info("link_up url=%s", self._settings.cloud.url)
+        self._said_down, self._refused_token = "", False
+        held = [f"{lane.name.lower()} held: {s.held_because}" for lane, s in self._lanes.items() if s.held_because]
+        self._note_link("up", "; ".join(held))
+
+    def _link_failed(self, error: LinkDown) -> None:
         now_s = self._clock.uptime_s()
         went_down = self._link.failed(now_s, error.retry_after_s)
-        if went_down or now_s - self._said_down_s > SAY_DOWN_EVERY_S:
-            self._said_down_s = now_s
-            level = logging.ERROR if isinstance(error, Unauthorized) else logging.WARNING
+        self._refused_token = isinstance(error, Unauthorized)
+        if went_down or str(error) != self._said_down or now_s - self._said_down_s > SAY_DOWN_EVERY_S:
+            self._said_down, self._said_down_s = str(error), now_s
+            level = logging.ERROR if self._refused_token else logging.WARNING
             log.log(level, "link_down url=%s tries=%d error=%s", self._settings.cloud.url, self._link.failures, error)
-        self._seen = -2
-        self._progress.note_link("down", self._clock.now().wall_ns, self._rows_per_s)
+        self._seen = _NOT_LOOKED
+        self._note_link("down", str(error))
+
+    def _note_link(self, state: str, said: str) -> None:
+        try:
+            self._progress.note_link(state, self._clock.now().wall_ns, self._rows_per_s, said)
+        except StorageFailed as error:
+            self._disk_failed(error)
+
+    def _watch(self, epoch: str, now_s: float) -> None:
+        """Begin anew if there is a backlog, the link claims to be up and nothing was settled for too long."""
+        if self._link.state != "up" or now_s - self._moved_s < self._settings.retry.stuck_after_s:
+            return
+        self._moved_s = now_s
+        stuck = [
+            lane.name
+            for lane, state in self._lanes.items()
+            if not state.held_because and self._batches.oldest(epoch, lane, 1, 1).rows
+        ]
+        if stuck and self._batches.reader.changed() in (self._seen, _NOT_LOOKED):
+            log.error(
+                "drain_stuck lanes=%s after_s=%g: begun anew", ",".join(stuck), self._settings.retry.stuck_after_s
+            )
+            self._begin_anew()
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """Rows of one lane in order, none settled; with them everything from `first` to the last is settled.
+class _Settlement:
+    """What the cloud has committed and the account must hold."""
 
-    `more` says that rows of this lane are left for another batch.
-    """
-
+    epoch: str
     lane: Lane
     first: int
-    rows: list[Entry]
-    more: bool = False
-
-
-def _until_settled(rows: Sequence[Entry], settled: RangeSet) -> list[Entry]:
-    fresh = []
-    for row in rows:
-        if row.position in settled:
-            break
-        fresh.append(row)
-    return fresh
-
-
-def _burials(untold: _Untold, own_origin: str) -> list[dict[str, Any]]:
-    """Return what the cloud is told of buried rows: whose each was, and why it does not come.
-
-    It takes no word of another gateway from us, such as one that this gateway was named before.
-    """
-    told = []
-    for _, position, body, reason in untold:
-        try:
-            value = jsontext.parse(body)
-            source, event_id = (str(value["source"]), str(value["id"])) if isinstance(value, dict) else ("", "")
-            epoch, seq = events.parse_id(event_id)
-            origin = topics.origin_of(source)
-            if origin.startswith("gateway/") and origin != own_origin:
-                raise ValueError(f"{origin} is not {own_origin}")
-            told.append({"origin": origin, "epoch": epoch, "seq": seq, "reason": reason})
-        except (ValueError, KeyError) as error:
-            log.warning("burial_untold position=%d error=%s", position, error)
-    return told
+    last: int
+    buried: list[tuple[Entry, str]]

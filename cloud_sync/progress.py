@@ -21,6 +21,7 @@ CREATE TABLE buried (
     reason TEXT NOT NULL, body BLOB NOT NULL, told INTEGER NOT NULL, PRIMARY KEY (epoch, position)
 ) WITHOUT ROWID;
 """,
+    "ALTER TABLE link ADD COLUMN said TEXT NOT NULL DEFAULT '';",
 )
 
 
@@ -74,13 +75,14 @@ class Progress:
                 "UPDATE buried SET told = 1 WHERE epoch = ? AND position = ?", [(row[0], row[1]) for row in rows]
             )
 
-    def note_link(self, state: str, wall_ns: int, rows_per_s: float) -> None:
-        """Write the link's state for those who read this file."""
+    def note_link(self, state: str, wall_ns: int, rows_per_s: float, said: str = "") -> None:
+        """Write the link's state for those who read this file; `said` is what is wrong with it or with a lane."""
         with self._database.transaction():
             self._connection.execute(
                 "UPDATE link SET since_wall_ns = CASE state WHEN ? THEN since_wall_ns ELSE ? END, state = ?,"
-                " last_success_wall_ns = CASE ? WHEN 'up' THEN ? ELSE last_success_wall_ns END, rows_per_s = ?",
-                (state, wall_ns, state, state, wall_ns, rows_per_s),
+                " last_success_wall_ns = CASE ? WHEN 'up' THEN ? ELSE last_success_wall_ns END, rows_per_s = ?,"
+                " said = ?",
+                (state, wall_ns, state, state, wall_ns, rows_per_s, said[:500]),
             )
 
     def close(self) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-import urllib3
 import zstandard
 
 from cloud_sync.settings import CloudSettings
+from cloud_sync.wire import MAX_ANSWER_BYTES, Broken, Late, Reply, Wire
 from millrace import jsontext
 from millrace.settings import ConfigError, read_secret
 
-MAX_ANSWER_BYTES = 4 << 20
-MAX_RETRY_AFTER_S = 900.0
 _TOO_MUCH = frozenset({400, 413, 422})
 
 
@@ -25,6 +25,10 @@ class LinkDown(Exception):
     def __init__(self, why: str, retry_after_s: float | None = None) -> None:
         super().__init__(why)
         self.retry_after_s = retry_after_s
+
+
+class TooSlow(LinkDown):
+    """The request did not get through in its time: send less at once."""
 
 
 class Unauthorized(LinkDown):
@@ -50,12 +54,12 @@ class Cloud:
     def __init__(self, settings: CloudSettings) -> None:
         self._settings = settings
         self._token = read_secret(settings.token_file)
-        timeout = urllib3.Timeout(connect=settings.connect_timeout_s, read=settings.answer_timeout_s)
-        options: dict[str, Any] = {"timeout": timeout, "retries": False, "maxsize": 2}
-        if settings.ca_file is not None:
-            options["ca_certs"] = str(settings.ca_file)
-        self._pool = urllib3.PoolManager(num_pools=1, **options)
+        self._wire = Wire(settings)
         self._compressor = zstandard.ZstdCompressor(level=3)
+
+    def close(self) -> None:
+        """End the connection; the next request makes a new one."""
+        self._wire.close()
 
     def submit(
         self,
@@ -80,56 +84,9 @@ class Cloud:
         """Have a picture stored under its digest. Errors: LinkDown, Unauthorized, Rejected."""
         answer = self._request("PUT", f"/v1/blobs/{sha256}", content, {"Content-Type": "application/octet-stream"})
         if answer.get("sha256") != sha256:
-            raise LinkDown("the answer to an upload is not the cloud's")
+            raise LinkDown("the answer to an upload does not speak of our picture: captive portal, or another API?")
 
-    def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
-        for refreshed in (False, True):
-            status, content_type, data, retry_after_s = self._exchange(method, path, body, headers)
-            if status in (401, 403) and not refreshed and self._refresh_token():
-                continue
-            break
-        if status in (401, 403):
-            raise Unauthorized(f"the cloud answered {status}: check {self._settings.token_file}")
-        if status in _TOO_MUCH:
-            raise Rejected(f"the cloud answered {status}: {data[:200].decode(errors='replace')}")
-        if status != 200:
-            raise LinkDown(f"{self._settings.url}{path} answered {status}", retry_after_s)
-        if not content_type.startswith("application/json"):
-            raise LinkDown(
-                f"{self._settings.url}{path} answered {content_type or 'nothing'}: not the cloud's own answer"
-            )
-        try:
-            value = jsontext.parse(data, MAX_ANSWER_BYTES)
-        except jsontext.BadJson as error:
-            raise LinkDown(f"the answer is no JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise LinkDown("the answer is no JSON object")
-        return value
-
-    def _exchange(
-        self, method: str, path: str, body: bytes, headers: dict[str, str]
-    ) -> tuple[int, str, bytes, float | None]:
-        try:
-            response = self._pool.request(
-                method,
-                self._settings.url + path,
-                body=body,
-                headers={**headers, "Authorization": f"Bearer {self._token}", "Accept": "application/json"},
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                data = response.read(MAX_ANSWER_BYTES)
-            finally:
-                response.release_conn()
-        except urllib3.exceptions.HTTPError as error:
-            self._pool.clear()
-            raise LinkDown(f"{type(error).__name__}: {error}") from None
-        wish = response.headers.get("retry-after", "")
-        retry_after_s = min(float(wish), MAX_RETRY_AFTER_S) if wish.isdecimal() else None
-        return response.status, response.headers.get("content-type", ""), data, retry_after_s
-
-    def _refresh_token(self) -> bool:
+    def refresh_token(self) -> bool:
         """Read the token again; say whether it is another one."""
         try:
             token = read_secret(self._settings.token_file)
@@ -138,12 +95,80 @@ class Cloud:
         changed, self._token = token != self._token, token
         return changed
 
+    def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        reply = self._exchange(method, path, body, headers)
+        if reply.status in (401, 403) and self.refresh_token():
+            reply = self._exchange(method, path, body, headers)
+        where = f"{self._settings.url}{path} answered {reply.status}"
+        if reply.status in (401, 403):
+            raise Unauthorized(f"the cloud answered {reply.status}: check {self._settings.token_file}")
+        if reply.status in _TOO_MUCH:
+            raise Rejected(f"the cloud answered {reply.status}: {reply.body[:200].decode(errors='replace')}")
+        if reply.status != 200:
+            raise LinkDown(where + _stranger(reply), retry_after_s(reply.headers))
+        if not reply.headers.get("content-type", "").startswith("application/json"):
+            raise LinkDown(where + _stranger(reply))
+        try:
+            value = jsontext.parse(reply.body, MAX_ANSWER_BYTES)
+        except jsontext.BadJson as error:
+            raise LinkDown(f"{where} with what is no JSON ({error}): captive portal?") from None
+        if not isinstance(value, dict):
+            raise LinkDown(f"{where} with what is no JSON object: captive portal?")
+        return value
+
+    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+        try:
+            return self._wire.request(
+                method,
+                path,
+                body,
+                {**headers, "Authorization": f"Bearer {self._token}", "Accept": "application/json"},
+            )
+        except Late as error:
+            raise TooSlow(str(error)) from None
+        except Broken as error:
+            raise LinkDown(str(error)) from None
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return for how many seconds an answer asks to be left alone, or None; header names in lower case.
+
+    A date is taken against the answer's own `Date`: our wall clock may be wrong.
+    """
+    wish = headers.get("retry-after", "").strip()
+    if wish.isascii() and wish.isdecimal():
+        return float(wish)
+    until, since = _http_date(wish), _http_date(headers.get("date", ""))
+    return max(0.0, (until - since).total_seconds()) if until and since else None
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _stranger(reply: Reply) -> str:
+    """Return what is odd about an answer that is not the cloud's own word, to be put after its status."""
+    if location := reply.headers.get("location"):
+        return f" to {location[:200]!r}: captive portal?"
+    kind = reply.headers.get("content-type", "").split(";")[0] or "nothing"
+    if "html" in kind:
+        return f" with {kind}: captive portal?"
+    if reply.status == 200:
+        return f" with {kind}, not the cloud's own answer: captive portal?"
+    if reply.status in (404, 405):
+        return ": captive portal, or not the address of a cloud's API"
+    return f" with {reply.body[:200].decode(errors='replace')!r}"
+
 
 def _believed(answer: Mapping[str, Any], batch: str, rows: int) -> Answer:
     rejected = answer.get("rejected")
     counts = answer.get("accepted"), answer.get("duplicates")
     if answer.get("batch") != batch or not isinstance(rejected, list) or not all(isinstance(c, int) for c in counts):
-        raise LinkDown("the answer does not speak of our batch")
+        raise LinkDown("the answer does not speak of our batch: captive portal, or another API?")
     reasons = {}
     for row in rejected:
         if not isinstance(row, dict) or not isinstance(row.get("index"), int) or not 0 <= row["index"] < rows:

@@ -50,11 +50,18 @@ class SettledReader:
         return max((ranges.last() or 0 for ranges in self.read(epoch).values()), default=0)
 
     def link(self) -> dict[str, object] | None:
-        """Return the link's state as the sync worker last wrote it, or None without one."""
-        for state, since, success, rate in self._all(
-            "SELECT state, since_wall_ns, last_success_wall_ns, rows_per_s FROM link"
-        ):
-            return {"state": state, "since_wall_ns": since, "last_success_wall_ns": success, "rows_per_s": rate}
+        """Return the link's state as the sync worker last wrote it, or None without one.
+
+        `said` is what is wrong with the link, or with a lane while the link is up; empty for nothing.
+        """
+        for _, state, since, success, rate, *said in self._all("SELECT * FROM link"):  # an older file has no `said`
+            return {
+                "state": state,
+                "since_wall_ns": since,
+                "last_success_wall_ns": success,
+                "rows_per_s": rate,
+                "said": said[0] if said else "",
+            }
         return None
 
     def _all(self, sql: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]]:

@@ -1,0 +1,62 @@
+"""What the cloud is told besides rows: how far everyone has minted, and which rows were buried; no I/O here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from millrace import events, jsontext, topics
+
+log = logging.getLogger(__name__)
+
+Minted = dict[str, dict[str, int]]
+Untold = Sequence[tuple[str, int, bytes, str]]
+"""Of each buried row the gateway's epoch, its position, its bytes and the reason."""
+MINTED_AT_ONCE = 1000
+
+
+class MintedNews:
+    """How far everyone has minted where the cloud was not told it yet, a bounded number of epochs at a time."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], int] = {}
+
+    def among(self, known: Mapping[str, Mapping[str, int]]) -> Minted:
+        """Return of `known` (origin -> epoch -> seq) what is news, or a part of it."""
+        changed = (
+            (origin, epoch, seq)
+            for origin, epochs in known.items()
+            for epoch, seq in epochs.items()
+            if self._told.get((origin, epoch)) != seq
+        )
+        news: Minted = {}
+        for origin, epoch, seq in islice(changed, MINTED_AT_ONCE):
+            news.setdefault(origin, {})[epoch] = seq
+        return news
+
+    def told(self, minted: Minted) -> None:
+        """Take note that the cloud has committed this."""
+        for origin, epochs in minted.items():
+            self._told |= {(origin, epoch): seq for epoch, seq in epochs.items()}
+
+
+def burials(untold: Untold, own_origin: str) -> list[dict[str, Any]]:
+    """Return what the cloud is told of buried rows: whose each was, and why it does not come.
+
+    It takes no word of another gateway from us, such as one that this gateway was named before.
+    """
+    told = []
+    for _, position, body, reason in untold:
+        try:
+            value = jsontext.parse(body)
+            source, event_id = (str(value["source"]), str(value["id"])) if isinstance(value, dict) else ("", "")
+            epoch, seq = events.parse_id(event_id)
+            origin = topics.origin_of(source)
+            if origin.startswith("gateway/") and origin != own_origin:
+                raise ValueError(f"{origin} is not {own_origin}")
+            told.append({"origin": origin, "epoch": epoch, "seq": seq, "reason": reason})
+        except (ValueError, KeyError) as error:
+            log.warning("burial_untold position=%d error=%s", position, error)
+    return told
