@@ -1,0 +1,45 @@
+"""Each program dies at each named point between two steps of the walk: nothing is lost, doubled or stuck.
+
+MILLRACE_POINT_RUNS sets how often at each point, MILLRACE_SEED repeats a run's choice of which time there.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from faults.campaign import Campaign, sized
+
+from bench.measures import Measure
+from millrace.chaos.line import Line
+from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.reckoning import reckon
+from millrace.crashpoints import POINTS
+from millrace.demo.stage import BrokerKind
+
+NTH_MAX = 5
+PROGRAMS = ("agent", "gateway", "sync", "cloud")
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_is_lost_or_doubled_when_a_program_dies_at_each_of_its_points(
+    tmp_path: Path, program: str, measures: list[Measure]
+) -> None:
+    broker: BrokerKind = "mosquitto" if has_mosquitto() else "embedded"
+    times = sized("MILLRACE_POINT_RUNS", 1)
+    campaign = Campaign(measures, "crash points", program, times, f"at each point of the {program}, {broker}")
+    chance = random.Random(campaign.seed)
+    points = [point for point, programs in POINTS.items() if program in programs] * times
+    chance.shuffle(points)
+    missed = []
+    with Line(tmp_path, Plan(broker)) as line:
+        line.wait_for_flow(1)
+        for point in points:
+            name = chance.choice(line.plan.names) if program == "agent" else program
+            if not line.crash(name, point, chance.randint(1, NTH_MAX)):
+                missed.append(f"{name} never came to {point}")
+        campaign.end(reckon(line), missed)
+    assert len(line.kills) == 2 * len(points)
