@@ -1,0 +1,151 @@
+"""Files of a line that stood still are damaged; it starts, and each key is in the cloud or declared, once, unaltered.
+
+MILLRACE_TEARS sets how many, MILLRACE_SEED repeats a run's choice of them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from faults.near_line import Capture, Key, NearLine
+from faults.record import Run, record
+from faults.tears import KINDS, victims
+
+from bench.measures import Measure, at_most, equal
+from millrace.blobs import StorageFailed
+from millrace.chaos.kills import chosen_seed
+from millrace.database import Damaged
+
+SLICE_TEARS = 20
+TEARS_OF_A_LINE = 10
+START_S = 5.0
+DATABASES = ("spool.db", "gateway.db", "sync.db")
+
+
+@dataclass
+class Filled:
+    """A line with something in each of its places, and what it had promised by then."""
+
+    home: Path
+    keys: set[Key]
+    captures: set[Capture]
+
+
+@dataclass
+class Tear:
+    """What one damage came to."""
+
+    name: str
+    started_s: float = 0.0
+    lost: list[Key] = field(default_factory=list)
+    doubled: int = 0
+    complaints: list[str] = field(default_factory=list)
+
+
+def filled(home: Path, seed: int) -> Filled:
+    """Run a line by chance and copy its files, after a good end or while they are open, as a kill leaves them."""
+    chance = random.Random(seed)
+    line = NearLine(home / "running")
+    captures: set[Capture] = set()
+    line.greet()
+    for _ in range(chance.randint(3, 8)):
+        captures |= set(line.capture(chance, chance.randint(1, 20)))
+        line.send(chance.randint(1, 20))
+        line.drain(chance.randint(0, 4))
+        if chance.random() < 0.3:
+            line.purge()
+        if chance.random() < 0.3:  # what was in the logs is then in the files themselves
+            line.close()
+            line = NearLine(home / "running")
+            line.greet()
+    found = Filled(home / "filled", line.minted(), captures)
+    if chance.random() < 0.5:
+        line.close()
+        shutil.copytree(home / "running", found.home)
+    else:
+        shutil.copytree(home / "running", found.home)
+        line.close()
+    return found
+
+
+def torn(before: Filled, home: Path, chance: random.Random) -> Tear:
+    """Damage a file of a copy, start it, let it run dry, start it again, and settle the account."""
+    shutil.copytree(before.home, home)
+    places = victims(home)
+    what, kind = chance.choice(sorted(places)), chance.choice(sorted(KINDS))
+    victim = chance.choice(places[what])
+    tear, inode = Tear(f"{what} {kind}"), victim.stat().st_ino
+    KINDS[kind](victim, chance)
+    try:
+        begun_s = time.perf_counter()
+        line = NearLine(home)
+        tear.started_s = time.perf_counter() - begun_s
+        line.run_dry()
+        line.close()
+        line = NearLine(home)
+        line.run_dry()
+        held = line.held()
+        line.close()
+    except (Damaged, StorageFailed, sqlite3.Error, LookupError, ValueError, TypeError, AssertionError) as error:
+        tear.complaints.append(f"does not go on: {error!r}")
+        return tear
+    tear.lost = sorted(key for key in before.keys if not held.knows(key))
+    tear.doubled = sum(times - 1 for times in Counter(when for when, _ in held.captures).values())
+    tear.complaints += [f"lost in silence: {key}" for key in tear.lost]
+    tear.complaints += [f"altered or invented: {capture}" for capture in set(held.captures) - before.captures]
+    if tear.doubled:
+        tear.complaints.append(f"{tear.doubled} captures twice")
+    if what in DATABASES and kind != "gone" and inode not in {file.stat().st_ino for file in home.rglob("*")}:
+        tear.complaints.append(f"the damaged file is gone: {sorted(file.name for file in home.glob('*/*'))}")
+    return tear
+
+
+def tears(home: Path, seed: int, count: int) -> Iterator[Tear]:
+    """Damage so many times, a new line every now and then."""
+    for number in range(count):
+        if number % TEARS_OF_A_LINE == 0:
+            shutil.rmtree(home, ignore_errors=True)
+            before = filled(home, seed + number)
+        tear = torn(before, home / f"torn-{number}", random.Random(f"{seed} {number}"))
+        tear.complaints = [f"seed {seed}, tear {number}, {tear.name}: {complaint}" for complaint in tear.complaints]
+        yield tear
+        shutil.rmtree(home / f"torn-{number}")
+
+
+@pytest.mark.faults
+def test_whatever_file_is_damaged_the_line_starts_and_accounts_for_each_key(tmp_path: Path) -> None:
+    seed = chosen_seed()
+    sys.stdout.write(f"MILLRACE_SEED={seed}\n")
+    assert [complaint for tear in tears(tmp_path / "line", seed, SLICE_TEARS) for complaint in tear.complaints] == []
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_no_damage_of_a_long_campaign_loses_a_key_in_silence(tmp_path: Path, measures: list[Measure]) -> None:
+    seed, count = chosen_seed(), int(os.environ.get("MILLRACE_TEARS", "200"))
+    sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_TEARS={count}\n")
+    begun_s = time.monotonic()
+    found = list(tears(tmp_path / "line", seed, count))
+    complaints = [complaint for tear in found for complaint in tear.complaints]
+    lost, doubled = sum(len(tear.lost) for tear in found), sum(tear.doubled for tear in found)
+    slowest_s = max(tear.started_s for tear in found)
+    measures += [
+        equal(f"{count} damaged files, seed {seed}: keys lost in silence", lost, 0),
+        equal(f"{count} damaged files, seed {seed}: captures twice", doubled, 0),
+        equal(f"{count} damaged files, seed {seed}: complaints", len(complaints), 0),
+        at_most(f"{count} damaged files, seed {seed}: s of the slowest start of all programs", slowest_s, START_S),
+    ]
+    outcome = "failed" if complaints or slowest_s > START_S else "ok"
+    seconds = time.monotonic() - begun_s
+    record(Run("tears", seed, count, outcome, seconds, lost=lost, duplicated=doubled, recovery_p99_s=slowest_s))
+    assert complaints[:20] == []
