@@ -51,7 +51,7 @@ class Line:
 
     def __enter__(self) -> Self:
         for name in self.programs:
-            self._start(name)
+            self.start(name)
         return self
 
     def __exit__(
@@ -73,7 +73,7 @@ class Line:
             self.programs[name].kill()
             self.kills.append(name)
         for name in names:
-            self._start(name)
+            self.start(name)
 
     def crash(self, name: str, point: str, nth: int = 1) -> bool:
         """Have a program die at a crash point, and start it again; False if it never came there: then it runs on.
@@ -83,11 +83,11 @@ class Line:
         self.check()
         self.programs[name].kill()
         self.kills.append(name)
-        self._start(name, {"MILLRACE_CRASH_AT": f"{point}:{nth}"})
+        self.start(name, {"MILLRACE_CRASH_AT": f"{point}:{nth}"})
         if not self.programs[name].died(POINT_TIMEOUT_S):
             return False
         self.kills.append(name)
-        self._start(name)
+        self.start(name)
         return True
 
     def pause(self, name: str, seconds: float) -> None:
@@ -119,7 +119,8 @@ class Line:
         for program in self.programs.values():
             program.check()
 
-    def _start(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+    def start(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start a program that does not run."""
         program = self.programs[name]
         if name in self.plan.names:
             self._lives += 1
@@ -162,7 +163,12 @@ class Line:
         self._captures = 1
         for name in self.plan.names:
             self.programs[name].stop()
-            self._start(name)
+<<<<<<< HEAD
+            self.start(name)
+=======
+            self.papers.write_device(name, captures=1)
+            self.start(name)
+>>>>>>> fa24d45 (A campaign of set-backs: backups restored, cards cloned, gateways replaced, databases lost)
         if not self._wait(lambda: all(map(self._is_silent, self.plan.names)), FLOW_TIMEOUT_S):
             raise StageFailed(f"the devices do not fall silent\n{self.last_words()}")
 
@@ -182,11 +188,15 @@ class Line:
         said = self.programs[device].log.read_bytes()[self._life_begins[device] :]
         return said.count(b"source_finished") == CHANNELS_OF_A_DEVICE
 
-    def _drained(self) -> bool:
+    def is_empty(self) -> bool:
+        """Whether nothing waits in a spool, and nothing at the gateway but what the cloud has."""
         if any(reader.read(lane, 0, 1) for reader in self._readers.values() for lane in Lane):
             return False
         epochs = list(self._store.epochs())
-        if not epochs or self._backlog(epochs[-1]):
+        return bool(epochs) and not self._backlog(epochs[-1])
+
+    def _drained(self) -> bool:
+        if not self.is_empty():
             return False
         try:
             audit = self.cloud.audit()

@@ -43,7 +43,8 @@ class Program:
     """One process and its log; what the terminal sends its own programs, such as Ctrl-C, does not reach it."""
 
     def __init__(self, name: str, arguments: list[str], home: Path) -> None:
-        self.name, self._arguments = name, arguments
+        self.name, self.arguments = name, arguments
+        self.wrapper: list[str] = []
         self.log = home / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +58,7 @@ class Program:
         """Start it, with these variables besides our own; its words go to its log."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "millrace", *self._arguments],
+                [*self.wrapper, sys.executable, "-m", "millrace", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
