@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
+from typing import Literal
 
 from millrace.events import Disposition
 from millrace.ranges import RangeSet
@@ -19,18 +20,26 @@ STRENGTH: tuple[Disposition, ...] = ("local", "aggregated", "shed", "buried", "l
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What is known of one origin's epoch. `minted` is the highest seq given out, None where nobody said."""
+    """What is known of one origin's epoch. `minted` is the highest seq given out, None where nobody said.
+
+    `superseded`: the origin has begun another epoch since. None ends in good order: what was minted in it after the
+    last word of it, and then lost with a card or a file, nobody can know.
+    """
 
     origin: str
     epoch: str
     minted: int | None
     held: RangeSet
     declared: Mapping[Disposition, RangeSet]
+    superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The judgement of one stream: counts of seqs, and as ranges what is missing and what nobody can prove."""
+    """The judgement of one stream: counts of seqs, and as ranges what is missing and what nobody can prove.
+
+    `tail` is `open` while the origin mints in it, and `unproven` behind the highest known once it mints in another.
+    """
 
     origin: str
     epoch: str
@@ -39,6 +48,7 @@ class Finding:
     declared: dict[Disposition, int]
     missing: list[Range]
     unproven: list[Range]
+    tail: Literal["open", "unproven"]
 
 
 def judge(stream: Stream) -> Finding:
@@ -61,7 +71,8 @@ def judge(stream: Stream) -> Finding:
     highest = max(stream.minted or 0, explained.last() or 0)
     everything = [(1, highest)] if highest else []
     missing = list(minus(everything, explained))
-    return Finding(stream.origin, stream.epoch, stream.minted, stream.held.count(), counts, missing, unproven)
+    tail: Literal["open", "unproven"] = "unproven" if stream.superseded else "open"
+    return Finding(stream.origin, stream.epoch, stream.minted, stream.held.count(), counts, missing, unproven, tail)
 
 
 def minus(ranges: Iterable[Range], taken: Iterable[Range]) -> Iterator[Range]:

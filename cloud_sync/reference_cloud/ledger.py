@@ -268,11 +268,12 @@ class Ledger:
                 " ORDER BY id",
                 (site, origin),
             ).fetchall()
+            latest = {name: stream for stream, name, _, _ in rows}
             found = []
             for stream, name, epoch, minted in rows:
                 spans = {kind: RangeSet(self._spans(stream, kind, 0, FOREVER)) for kind in KINDS}
                 declared = {kind: spans[kind] for kind in get_args(Disposition)}
-                found.append(Stream(name, epoch, minted, spans[HELD], declared))
+                found.append(Stream(name, epoch, minted, spans[HELD], declared, superseded=stream != latest[name]))
             return found
 
     def refused(self, site: str) -> tuple[int, int]:

@@ -163,12 +163,7 @@ class Line:
         self._captures = 1
         for name in self.plan.names:
             self.programs[name].stop()
-<<<<<<< HEAD
             self.start(name)
-=======
-            self.papers.write_device(name, captures=1)
-            self.start(name)
->>>>>>> fa24d45 (A campaign of set-backs: backups restored, cards cloned, gateways replaced, databases lost)
         if not self._wait(lambda: all(map(self._is_silent, self.plan.names)), FLOW_TIMEOUT_S):
             raise StageFailed(f"the devices do not fall silent\n{self.last_words()}")
 

@@ -393,10 +393,16 @@ def test_results_speak_for_their_frames_and_the_audit_closes(cloud: Cloud) -> No
         "declared": {"local": 99, "lost": 2},
         "missing": [[105, 106]],
         "unproven": [[103, 104]],
+        "tail": "open",
     }
     assert audit_of(cloud, "gateway/g1")["missing"] == []
     cloud.send(minted={"device/cam-1": {EPOCH: 7}})
     assert audit_of(cloud)["minted"] == 106
+    cloud.send(minted={"device/cam-1": {"afterone": 1}})
+    assert [finding["tail"] for finding in cloud.get("/v1/audit?origin=device/cam-1")["origins"]] == [
+        "unproven",
+        "open",
+    ]
 
 
 def test_results_are_listed_in_the_order_of_their_arrival(cloud: Cloud) -> None:

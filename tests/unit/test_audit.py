@@ -98,3 +98,9 @@ def test_frontier_is_the_last_number_reached_without_a_gap(members: set[int], af
 
 def test_frontier_walks_over_ranges_that_overlap() -> None:
     assert frontier([(1, 9), (2, 4), (8, 12), (14, 15)], 0) == 12
+
+
+def test_behind_the_end_of_a_former_epoch_nobody_can_prove_anything() -> None:
+    former = Stream("device/cam-1", "k3v9x0pa", 3, RangeSet([(1, 3)]), {}, superseded=True)
+    assert judge(former).tail == "unproven"
+    assert judge(stream([(1, 3)], minted=3)).tail == "open"
