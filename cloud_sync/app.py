@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
+from cloud_sync.control import Control
 from cloud_sync.drain import Drain
 from cloud_sync.link import Link
+from cloud_sync.orders import Orders
 from cloud_sync.progress import Progress
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Cloud
@@ -41,8 +43,15 @@ def command(config: Path) -> None:
         retry_after_max_s=retry.retry_after_max_s,
     )
     drain = Drain(settings, progress, Cloud(settings.cloud), link, clock)
+    control = Control(settings.state_dir, Orders(progress, settings.state_dir, clock))
     log.info("sync_ready gateway=%s url=%s", settings.gateway, settings.cloud.url)
     try:
-        run([Actor("drain", drain.run, drain.interrupt, drain.beat)], clock)
+        run(
+            [
+                Actor("control", control.run, control.interrupt),
+                Actor("drain", drain.run, drain.interrupt, drain.beat),
+            ],
+            clock,
+        )
     finally:
         progress.close()

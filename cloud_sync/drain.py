@@ -10,12 +10,14 @@ import threading
 from dataclasses import dataclass
 
 from cloud_sync.batches import Batch, Batches
+from cloud_sync.drain_rate import DrainRate
 from cloud_sync.lanes import WEIGHTS, Schedule
 from cloud_sync.link import Link
 from cloud_sync.news import MintedNews, burials
+from cloud_sync.orders import PICTURE_GONE, lacks_picture
 from cloud_sync.pace import Pace
 from cloud_sync.parcel import Parcel, pack
-from cloud_sync.progress import Progress
+from cloud_sync.progress import Buried, Progress
 from cloud_sync.refusals import BurialCap, LaneState
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Answer, Cloud, LinkDown, Rejected, TooSlow, Unauthorized
@@ -29,7 +31,8 @@ log = logging.getLogger(__name__)
 
 SAY_DOWN_EVERY_S = 60.0
 BLOB_MISSING = "blob missing"
-_NOT_LOOKED = -2
+_Seen = tuple[int, frozenset[Lane]]
+_NOT_LOOKED: _Seen = (-2, frozenset())
 
 
 class Drain:
@@ -45,6 +48,8 @@ class Drain:
             lane: LaneState(BurialCap(bury.max_share, bury.min_rows, bury.window_rows), link.new_backoff())
             for lane in WEIGHTS
         }
+        self._again = LaneState(BurialCap(1.0, bury.min_rows, bury.window_rows), link.new_backoff())
+        self._rate = DrainRate()
         self._stop = threading.Event()
         self._origin = topics.origin_of(topics.gateway_source("x", settings.gateway))
         self._news = MintedNews()
@@ -63,7 +68,7 @@ class Drain:
         self._batches.reader.close()
         self._schedule = Schedule(self._settings.batch.live_share)
         self._pace = Pace(self._settings.batch.max_rows, self._settings.batch.max_bytes, self._target_s)
-        self._seen = _NOT_LOOKED
+        self._seen: _Seen = _NOT_LOOKED
 
     def run(self) -> None:
         """Drain until interrupted. A sign of life is a pause that is meant, or an answer of the cloud's own."""
@@ -115,7 +120,9 @@ class Drain:
 
     def _send_one(self, epoch: str, now_s: float) -> bool:
         """Send the next batch; return False if nothing waited."""
-        seen = self._batches.reader.changed()
+        if self._send_buried_again(now_s):
+            return True
+        seen = self._look()
         waiting = self._waiting(epoch, now_s) if seen != self._seen else {}
         lane = self._schedule.next_lane(waiting)
         if lane is None:
@@ -136,12 +143,16 @@ class Drain:
             raise
         return True
 
+    def _look(self) -> _Seen:
+        """Return what differs when there may be news: what the gateway committed, and what is paused."""
+        return self._batches.reader.changed(), self._progress.paused
+
     def _waiting(self, epoch: str, now_s: float) -> dict[Lane, Batch]:
         """Return the oldest rows of each lane that may go; while the link is only tried, one row, and no picture."""
         most = 1 if self._link.half_open else self._pace.rows
         found = {}
         for lane, state in self._lanes.items():
-            if state.wait_s(now_s) > 0:
+            if state.wait_s(now_s) > 0 or lane in self._progress.paused:
                 continue
             batch = self._batches.oldest(epoch, lane, state.most_rows(most), self._pace.bytes)
             if batch.rows:
@@ -176,10 +187,51 @@ class Drain:
         crashpoints.reached("sync.settled")
         state.settled(len(parcel.rows), len(refused), self._settings.batch.max_rows)
         spent_s = max(1e-3, self._clock.uptime_s() - begun_s)
+        self._rate.note(batch.lane, len(parcel.rows), spent_s)
         self._pace.done(len(parcel.rows), batch.size_bytes * len(parcel.rows) // len(batch.rows), spent_s)
         self._rows_per_s += 0.3 * (len(parcel.rows) / spent_s - self._rows_per_s)
         self._came_through()
         log.debug("batch_settled lane=%s rows=%d", batch.lane.name, len(parcel.rows))
+
+    def _send_buried_again(self, now_s: float) -> bool:
+        """Send buried rows that somebody asked for once more; return False if there are none.
+
+        Errors: LinkDown, StorageFailed.
+        """
+        if self._again.wait_s(now_s) > 0:
+            return False
+        rows = self._progress.waiting_again(self._again.most_rows(1 if self._link.half_open else self._pace.rows))
+        going = [row for row in rows if not lacks_picture(row, self._batches.blobs)]
+        self._progress.sent_again({row: PICTURE_GONE for row in rows if row not in going}, self._clock.now().wall_ns)
+        if going:
+            try:
+                self._submit_again(going)
+            except TooSlow as error:
+                self._pace.given_up(len(going), sum(len(row.body) for row in going))
+                if len(going) == 1:
+                    self._again.hold(now_s, str(error))
+                raise
+        return bool(rows)
+
+    def _submit_again(self, rows: list[Buried]) -> None:
+        begun_s = self._clock.uptime_s()
+        entries = [row.entry() for row in rows]
+        parcel = pack(entries, self._batches, self._upload, lambda: self._clock.uptime_s() - begun_s > self._target_s)
+        try:
+            refused = parcel.refused + self._commit_rows(parcel)
+        except Rejected:
+            self._again.refused(len(parcel.sent))
+            return
+        if missing := [reason for _, reason in refused if reason.startswith(BLOB_MISSING)]:
+            self._again.hold(begun_s, missing[0])
+            return
+        reasons = {entries.index(entry): reason for entry, reason in parcel.lost + refused}
+        outcome = {row: reasons.get(index) for index, row in enumerate(rows[: len(parcel.rows)])}
+        self._progress.sent_again(outcome, self._clock.now().wall_ns)
+        self._again.settled(len(outcome), 0, self._settings.batch.max_rows)
+        self._moved_s = self._clock.uptime_s()
+        log.info("buried_sent_again rows=%d refused=%d", len(outcome), len(reasons))
+        self._came_through()
 
     def _upload(self, sha256: str, picture: bytes) -> None:
         self._cloud.upload(sha256, picture)
@@ -248,7 +300,7 @@ class Drain:
     def _pay(self) -> None:
         if self._owed is not None:
             owed = self._owed
-            self._progress.settle(owed.epoch, owed.lane, owed.first, owed.last, owed.buried)
+            self._progress.settle(owed.epoch, owed.lane, owed.first, owed.last, owed.buried, self._clock.now().wall_ns)
             self._owed = None
             self._moved_s = self._clock.uptime_s()
             self._disk_is_back()
@@ -291,7 +343,7 @@ class Drain:
 
     def _note_link(self, state: str, said: str) -> None:
         try:
-            self._progress.note_link(state, self._clock.now().wall_ns, self._rows_per_s, said)
+            self._progress.note_link(state, self._clock.now().wall_ns, self._rows_per_s, said, self._rate.rates())
         except StorageFailed as error:
             self._disk_failed(error)
 
@@ -303,9 +355,11 @@ class Drain:
         stuck = [
             lane.name
             for lane, state in self._lanes.items()
-            if not state.held_because and self._batches.oldest(epoch, lane, 1, 1).rows
+            if not state.held_because
+            and lane not in self._progress.paused
+            and self._batches.oldest(epoch, lane, 1, 1).rows
         ]
-        if stuck and self._batches.reader.changed() in (self._seen, _NOT_LOOKED):
+        if stuck and self._look() in (self._seen, _NOT_LOOKED):
             log.error(
                 "drain_stuck lanes=%s after_s=%g: begun anew", ",".join(stuck), self._settings.retry.stuck_after_s
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloud_sync.batches import Batches
+from cloud_sync.progress import DAMAGED
 from cloud_sync.submit import LinkDown, Rejected
 from millrace import jsontext
 from millrace.outbox import Entry, Lane
@@ -40,7 +41,7 @@ def pack(rows: Sequence[Entry], batches: Batches, upload: Upload, is_late: Calla
             parcel.rows = rows[:count]
             break
         if not row.intact:
-            parcel.lost.append((row, "checksum does not fit: the row is damaged"))
+            parcel.lost.append((row, DAMAGED))
             continue
         try:
             body = _body(row, batches, upload)

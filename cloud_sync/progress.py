@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from millrace.database import Damaged, Database, set_aside
 from millrace.outbox import Entry, Lane
@@ -21,12 +25,57 @@ CREATE TABLE buried (
     reason TEXT NOT NULL, body BLOB NOT NULL, told INTEGER NOT NULL, PRIMARY KEY (epoch, position)
 ) WITHOUT ROWID;
 """,
-    "ALTER TABLE link ADD COLUMN said TEXT NOT NULL DEFAULT '';",
+    """
+ALTER TABLE buried ADD COLUMN blob TEXT;
+ALTER TABLE buried ADD COLUMN buried_wall_ns INTEGER;
+ALTER TABLE buried ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE link ADD COLUMN said TEXT NOT NULL DEFAULT '';
+CREATE TABLE paused (lane INTEGER PRIMARY KEY, since_wall_ns INTEGER NOT NULL);
+CREATE TABLE rate (lane INTEGER PRIMARY KEY, rows_per_s REAL NOT NULL);
+""",
+)
+DAMAGED = "checksum does not fit: the row is damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """A row that the cloud refused: whose backlog it was (the gateway's `epoch`), and all that was kept of it.
+
+    `blob` is its picture's digest, None where it has none or an older program buried it; so with `buried_wall_ns`.
+    `again` is 1 while it is to be sent once more.
+    """
+
+    epoch: str
+    position: int
+    lane: Lane
+    seq_epoch: str
+    seq: int
+    reason: str
+    body: bytes
+    blob: str | None
+    buried_wall_ns: int | None
+    again: int
+
+    def entry(self) -> Entry:
+        """Return it as the row that it was."""
+        return Entry(
+            self.position, self.lane, self.seq_epoch, self.seq, self.body, self.blob, len(self.body), 0, intact=True
+        )
+
+
+SELECT_BURIED = (
+    "SELECT epoch, position, lane, seq_epoch, seq, reason, body, blob, buried_wall_ns, again FROM buried"
+    " WHERE (epoch, position) > (?, ?)"
 )
 
 
+def read_buried(rows: Iterable[tuple[Any, ...]]) -> list[Buried]:
+    """Return what SELECT_BURIED gave."""
+    return [Buried(epoch, position, Lane(lane), *rest) for epoch, position, lane, *rest in rows]
+
+
 class Progress:
-    """The account for one gateway. One thread uses it."""
+    """The account for one gateway. The drain uses it, and whoever gives it orders: one at a time gets in."""
 
     def __init__(self, path: Path) -> None:
         """Open or create it. Errors: Locked, NewerSchema, StorageFailed.
@@ -39,51 +88,137 @@ class Progress:
             log.error("account_damaged error=%s kept=%s: all is sent again", error, set_aside(path))
             self._database = _open_sound(path)
         self._connection = self._database.connection
+        self._mutex = threading.RLock()
         self._settled: dict[tuple[str, Lane], RangeSet] = {}
         for epoch, lane, first, last in self._connection.execute("SELECT * FROM settled").fetchall():
             self.settled(epoch, Lane(lane)).add(first, last)
+        self.paused = frozenset(Lane(row[0]) for row in self._connection.execute("SELECT lane FROM paused"))
 
     def settled(self, epoch: str, lane: Lane) -> RangeSet:
         """Return what is settled in a lane for an epoch of the gateway."""
         return self._settled.setdefault((epoch, lane), RangeSet())
 
-    def settle(self, epoch: str, lane: Lane, first: int, last: int, buried: Sequence[tuple[Entry, str]] = ()) -> None:
+    def settle(
+        self,
+        epoch: str,
+        lane: Lane,
+        first: int,
+        last: int,
+        buried: Sequence[tuple[Entry, str]] = (),
+        wall_ns: int | None = None,
+    ) -> None:
         """Note that the cloud has committed these positions, but for the buried ones, whose bytes are kept here."""
         after = RangeSet(self.settled(epoch, lane))
         after.add(first, last)
-        with self._database.transaction():
+        with self._transaction():
             self._connection.execute("DELETE FROM settled WHERE epoch = ? AND lane = ?", (epoch, int(lane)))
             self._connection.executemany(
                 "INSERT INTO settled VALUES (?, ?, ?, ?)", [(epoch, int(lane), low, high) for low, high in after]
             )
             self._connection.executemany(
-                "INSERT OR REPLACE INTO buried VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-                [(epoch, e.position, int(lane), e.epoch, e.seq, reason[:500], e.body) for e, reason in buried],
+                "INSERT OR REPLACE INTO buried (epoch, position, lane, seq_epoch, seq, reason, body, told, blob,"
+                " buried_wall_ns) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                [
+                    (epoch, e.position, int(lane), e.epoch, e.seq, reason[:500], e.body, e.blob, wall_ns)
+                    for e, reason in buried
+                ],
             )
         self._settled[epoch, lane] = after
 
     def untold(self) -> list[tuple[str, int, bytes, str]]:
         """Return buried rows of which the cloud has not been told: (epoch, position, body, reason), 100 at most."""
-        return self._connection.execute(
-            "SELECT epoch, position, body, reason FROM buried WHERE told = 0 LIMIT 100"
-        ).fetchall()
+        with self._mutex:
+            return self._connection.execute(
+                "SELECT epoch, position, body, reason FROM buried WHERE told = 0 LIMIT 100"
+            ).fetchall()
 
     def told(self, rows: Sequence[tuple[str, int, bytes, str]]) -> None:
         """Note that the cloud has been told of these."""
-        with self._database.transaction():
+        with self._transaction():
             self._connection.executemany(
                 "UPDATE buried SET told = 1 WHERE epoch = ? AND position = ?", [(row[0], row[1]) for row in rows]
             )
 
-    def note_link(self, state: str, wall_ns: int, rows_per_s: float, said: str = "") -> None:
-        """Write the link's state for those who read this file; `said` is what is wrong with it or with a lane."""
-        with self._database.transaction():
+    # --- orders
+
+    def pause(self, lanes: Iterable[Lane], wall_ns: int) -> None:
+        """Hold these lanes back from the next batch on, over restarts too."""
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO paused VALUES (?, ?)", [(int(lane), wall_ns) for lane in lanes]
+            )
+        self.paused |= frozenset(lanes)
+
+    def resume(self, lanes: Iterable[Lane]) -> None:
+        """Let these lanes go on."""
+        with self._transaction():
+            self._connection.executemany("DELETE FROM paused WHERE lane = ?", [(int(lane),) for lane in lanes])
+        self.paused -= frozenset(lanes)
+
+    def buried(self, epoch: str = "", position: int = 0, max_rows: int = 100) -> list[Buried]:
+        """Return buried rows behind one of them, in order."""
+        with self._mutex:
+            rows = self._connection.execute(
+                f"{SELECT_BURIED} ORDER BY epoch, position LIMIT ?", (epoch, position, max_rows)
+            )
+            return read_buried(rows.fetchall())
+
+    def send_again(self, rows: Iterable[Buried]) -> None:
+        """Note that these buried rows are to go up once more, each with the picture that it names."""
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE buried SET again = 1, blob = ? WHERE epoch = ? AND position = ?",
+                [(row.blob, row.epoch, row.position) for row in rows],
+            )
+
+    def waiting_again(self, max_rows: int) -> list[Buried]:
+        """Return buried rows that are to go up once more and whose lane is not paused."""
+        with self._mutex:
+            rows = self._connection.execute(
+                f"{SELECT_BURIED} AND again = 1 AND lane NOT IN (SELECT lane FROM paused) LIMIT ?",  # noqa: S608
+                ("", 0, max_rows),
+            )
+            return read_buried(rows.fetchall())
+
+    def sent_again(self, outcome: Mapping[Buried, str | None], wall_ns: int) -> None:
+        """Note what became of rows that went up again: the cloud holds one (None), or why it stays buried."""
+        if not outcome:
+            return
+        with self._transaction():
+            for row, reason in outcome.items():
+                key = (row.epoch, row.position)
+                if reason is None:
+                    self._connection.execute("DELETE FROM buried WHERE epoch = ? AND position = ?", key)
+                    continue
+                self._connection.execute(
+                    "UPDATE buried SET again = 0, reason = ?, buried_wall_ns = ? WHERE epoch = ? AND position = ?",
+                    (reason[:500], wall_ns, *key),
+                )
+
+    # --- what others read
+
+    def note_link(
+        self, state: str, wall_ns: int, rows_per_s: float, said: str = "", rates: Mapping[Lane, float] | None = None
+    ) -> None:
+        """Write the link's state for those who read this file; `said` is what is wrong with it or with a lane.
+
+        `rates` are the rows per second that lanes drain with.
+        """
+        with self._transaction():
             self._connection.execute(
                 "UPDATE link SET since_wall_ns = CASE state WHEN ? THEN since_wall_ns ELSE ? END, state = ?,"
                 " last_success_wall_ns = CASE ? WHEN 'up' THEN ? ELSE last_success_wall_ns END, rows_per_s = ?,"
                 " said = ?",
                 (state, wall_ns, state, state, wall_ns, rows_per_s, said[:500]),
             )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO rate VALUES (?, ?)", [(int(lane), rate) for lane, rate in (rates or {}).items()]
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._mutex, self._database.transaction():
+            yield
 
     def close(self) -> None:
         """Close the file and give the lock back."""

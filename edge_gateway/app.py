@@ -62,7 +62,8 @@ def serve(settings: GatewaySettings) -> None:
     connection = _connection(settings)
     intake = Intake(settings, connection.inbox, line, workers, metrics, time)
     writer = Writer(settings, line, store, Committer(settings, store, metrics, time), connection, metrics, time)
-    herald = Herald(settings, connection, intake, store, models, time)
+    uplink = Uplink(settings)
+    herald = Herald(settings, connection, intake, store, models, uplink, time)
     # The herald stands last so that it is interrupted first: its farewell needs the connection.
     actors = [
         Actor("mqtt", connection.run, connection.interrupt),
@@ -71,7 +72,7 @@ def serve(settings: GatewaySettings) -> None:
     ]
     ready = threading.Event()
     if settings.http.enabled:
-        web = Web(settings, intake, herald, Uplink(settings), metrics)
+        web = Web(settings, intake, herald, uplink, metrics)
         ready = web.ready
         actors.append(Actor("http", web.run, web.interrupt))
     else:

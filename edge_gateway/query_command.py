@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -14,21 +13,15 @@ from typing import Any
 import click
 import sqlite_utils
 
+from millrace.cli import become_owner, state_dir_option
 from millrace.database import open_reader
-from millrace.settings import ConfigError
 
 MAX_ROWS = 100_000
 
 
 @click.command("query")
 @click.argument("sql")
-@click.option(
-    "--state-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("/var/lib/millrace"),
-    show_default=True,
-    help="The gateway's state_dir.",
-)
+@state_dir_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of one JSON object a line.")
 @click.option("--rows", type=click.IntRange(1, MAX_ROWS), default=1000, show_default=True, help="Most rows printed.")
 def command(sql: str, state_dir: Path, as_csv: bool, rows: int) -> None:
@@ -39,7 +32,7 @@ def command(sql: str, state_dir: Path, as_csv: bool, rows: int) -> None:
       millrace query "select json_extract(body,'$.data.label') label, count(*) n from entry where lane=3 group by 1"
     """  # noqa: D301  (\b is click's mark for lines that keep their breaks)
     path = state_dir / "gateway.db"
-    _become_owner(path)
+    become_owner(path, "query")
     connection = open_reader(path, "SELECT one FROM counter")
     if connection is None:
         raise click.ClickException(f"{path} is not there, or is no gateway's database")
@@ -50,20 +43,6 @@ def command(sql: str, state_dir: Path, as_csv: bool, rows: int) -> None:
         raise click.ClickException(f"SQL: {error}") from None
     finally:
         connection.close()
-
-
-def _become_owner(path: Path) -> None:
-    """Go on as the file's owner: another user would leave files beside it that lock the gateway out."""
-    try:
-        owner = path.stat()
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}; give --state-dir"]) from None
-    if owner.st_uid == os.geteuid():
-        return
-    if os.geteuid() != 0:
-        raise click.ClickException(f"{path} belongs to another user; run: sudo -u '#{owner.st_uid}' millrace query …")
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
 
 
 def _print(rows: Iterable[Mapping[str, Any]], as_csv: bool) -> None:

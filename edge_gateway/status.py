@@ -32,10 +32,11 @@ class Herald:
         intake: Intake,
         store: Store,
         models: Models,
+        uplink: Uplink,
         time: clock.Clock,
     ) -> None:
         self._settings, self._connection, self._intake = settings, connection, intake
-        self._store, self._models, self._clock = store, models, time
+        self._store, self._models, self._uplink, self._clock = store, models, uplink, time
         self.session = secrets.token_hex(4)
         self._stop = threading.Event()
         self._topic = topics.topic(settings.prefix, topics.Kind.GATEWAY_STATUS, settings.gateway)
@@ -84,6 +85,7 @@ class Herald:
             "held_bytes": outbox.held_bytes,
             "full": self._store.full,
             "uplink": self._settings.uplink,
+            "paused": self._uplink.paused(),
             "refused": [{"topic": topic, "try": nearest} for topic, nearest in list(self._intake.refused.items())],
             "time": clock.rfc3339(self._clock.now().wall_ns),
         }
@@ -124,6 +126,11 @@ class Uplink:
             "link": link["state"] if link else "no sync worker seen",
             "backlog": {lane.name.lower(): count for lane, count in backlog.items()},
         }
+
+    def paused(self) -> list[str]:
+        """Return the lanes that a person holds back from the cloud."""
+        with self._lock:
+            return [lane.name.lower() for lane in self._settled.paused()]
 
 
 def _without_a_gap(settled: RangeSet) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ COMMANDS = {
     "chaos": ("millrace.chaos.app", "Kill, stop and cut a private line on this machine, and count what is lost."),
     "config": ("millrace.config_command", "Check, show and explain settings files."),
     "status": ("millrace.status_command", "Show who is on the floor and how they are."),
+    "queue": ("cloud_sync.queue_command", "Show what waits for the cloud; hold it back, send it again."),
     "query": ("edge_gateway.query_command", "Ask a gateway's database in SQL, read-only."),
     "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
 }
@@ -35,6 +37,7 @@ _EXTRA = {
     "agent": "camera",
     "gateway": "gateway",
     "query": "gateway",
+    "queue": "sync",
     "sync": "sync",
     "broker": "broker",
     "cloud": "cloud",
@@ -91,6 +94,36 @@ def config_option(function: Any) -> Any:
         type=click.Path(dir_okay=False, path_type=Path),
         help="YAML settings of this program; see `millrace config explain`.",
     )(function)
+
+
+def state_dir_option(function: Any) -> Any:
+    """Add `--state-dir FOLDER`, the gateway's, for commands that look into it."""
+    return click.option(
+        "--state-dir",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        default=Path("/var/lib/millrace"),
+        show_default=True,
+        help="The gateway's state_dir.",
+    )(function)
+
+
+def become_owner(path: Path, command: str) -> None:
+    """Go on as a database's owner: another user would leave files beside it that lock its writer out.
+
+    Errors: ConfigError where it is not there, ClickException where only the owner may.
+    """
+    try:
+        owner = path.stat()
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}; give --state-dir"]) from None
+    if owner.st_uid == os.geteuid():
+        return
+    if os.geteuid() != 0:
+        raise click.ClickException(
+            f"{path} belongs to another user; run: sudo -u '#{owner.st_uid}' millrace {command} …"
+        )
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
 
 
 def main() -> None:

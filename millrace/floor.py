@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from millrace import clock, jsontext, topics
+from millrace.words import size, span, table, text
 
 KINDS = (topics.Kind.GATEWAY_STATUS, topics.Kind.GATEWAY_MODEL, topics.Kind.DEVICE_STATUS)
-_SPANS = ((86400, "d"), (3600, "h"), (60, "min"))
-_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 CLOCKS_DIFFER_S = 5.0
 
 
@@ -68,18 +67,19 @@ class Floor:
 def lines(floor: Floor, now_ns: int) -> Iterator[str]:
     """Yield what a person wants to see."""
     if floor.gateways:
-        yield from _table(_GATEWAY_HEAD, [_gateway(*item, now_ns) for item in sorted(floor.gateways.items())])
+        yield from table(_GATEWAY_HEAD, [_gateway(*item, now_ns) for item in sorted(floor.gateways.items())])
     else:
         yield f"No gateway has said anything under {floor.prefix!r}."
     for name, value in sorted(floor.gateways.items()):
         yield from _refused(name, value)
+        yield from _paused(name, value)
     yield ""
     if floor.devices:
-        yield from _table(_DEVICE_HEAD, [_device(*item, now_ns) for item in sorted(floor.devices.items())])
+        yield from table(_DEVICE_HEAD, [_device(*item, now_ns) for item in sorted(floor.devices.items())])
     else:
         yield f"No device has said anything under {floor.prefix!r}."
     for topic, reason in sorted(floor.unread.items()):
-        yield f"cannot read {_text(topic)}: {_text(reason)}"
+        yield f"cannot read {text(topic)}: {text(reason)}"
 
 
 def age_s(value: dict[str, Any], now_ns: int) -> float | None:
@@ -98,10 +98,10 @@ def _gateway(name: str, value: dict[str, Any], now_ns: int) -> list[str]:
     models = value.get("models")
     return [
         name,
-        _text(value.get("state")),
-        _text(value.get("version")),
-        _text(value.get("mqtt")),
-        ", ".join(map(_text, models)) or "none" if isinstance(models, list) else "-",
+        text(value.get("state")),
+        text(value.get("version")),
+        text(value.get("mqtt")),
+        ", ".join(map(text, models)) or "none" if isinstance(models, list) else "-",
         _held(value.get("held_rows"), value.get("held_bytes")),
         {"True": "FULL", "False": "no"}.get(str(value.get("full")), "-"),
         _age(value, now_ns),
@@ -112,13 +112,13 @@ def _device(name: str, value: dict[str, Any], now_ns: int) -> list[str]:
     channels = value.get("channels")
     return [
         name,
-        _text(value.get("state")),
-        _text(value.get("mqtt")),
-        _text(value.get("epoch")),
-        _text(value.get("minted")),
+        text(value.get("state")),
+        text(value.get("mqtt")),
+        text(value.get("epoch")),
+        text(value.get("minted")),
         _held(value.get("held"), value.get("held_bytes")),
-        _text(value.get("refused")),
-        ", ".join(f"{_text(channel)} {_text(state)}" for channel, state in channels.items())
+        text(value.get("refused")),
+        ", ".join(f"{text(channel)} {text(state)}" for channel, state in channels.items())
         if isinstance(channels, dict)
         else "-",
         _age(value, now_ns),
@@ -129,47 +129,25 @@ def _refused(gateway: str, value: dict[str, Any]) -> Iterator[str]:
     refused = value.get("refused")
     for item in refused if isinstance(refused, list) else ():
         if isinstance(item, dict):
-            hint = f"; name it {_text(item['try'])}" if item.get("try") else ""
-            yield f"  {gateway} refuses the topic {_text(item.get('topic'))}{hint}"
+            hint = f"; name it {text(item['try'])}" if item.get("try") else ""
+            yield f"  {gateway} refuses the topic {text(item.get('topic'))}{hint}"
+
+
+def _paused(gateway: str, value: dict[str, Any]) -> Iterator[str]:
+    paused = value.get("paused")
+    if isinstance(paused, list) and paused:
+        yield f"  {gateway} holds back from the cloud: {', '.join(map(text, paused))}; go on: millrace queue resume"
 
 
 def _held(rows: object, size_bytes: object) -> str:
     if not isinstance(rows, int):
         return "-"
-    return f"{rows} ({_size(size_bytes)})" if isinstance(size_bytes, int) else str(rows)
-
-
-def _size(size_bytes: int) -> str:
-    for size, word in _SIZES:
-        if size_bytes >= size:
-            return f"{size_bytes / size:.1f} {word}"
-    return f"{size_bytes} B"
+    return f"{rows} ({size(size_bytes)})" if isinstance(size_bytes, int) else str(rows)
 
 
 def _age(value: dict[str, Any], now_ns: int) -> str:
     seconds = age_s(value, now_ns)
     if seconds is None:
         return "-"
-    text = _span(abs(seconds))
-    return text if seconds > -CLOCKS_DIFFER_S else f"its clock is {text} ahead"
-
-
-def _span(seconds: float) -> str:
-    for size, word in _SPANS:
-        if seconds >= size:
-            return f"{seconds / size:.0f} {word}"
-    return f"{seconds:.0f} s"
-
-
-def _text(value: object) -> str:
-    """Return a value that somebody sent, with nothing in it that would steer the terminal."""
-    if value is None:
-        return "-"
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:200])
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    table = [head, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    for row in table:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    said = span(abs(seconds))
+    return said if seconds > -CLOCKS_DIFFER_S else f"its clock is {said} ahead"

@@ -54,6 +54,10 @@ CREATE TABLE minted (
 _SELECT_ALL = "SELECT * FROM entry WHERE position > ? ORDER BY position LIMIT ?"
 _SELECT_LANE = "SELECT * FROM entry WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
 _NEWEST_LANE = "SELECT position FROM entry WHERE lane = ? ORDER BY position DESC LIMIT ?"
+_SIZES_LANE = (
+    "SELECT position, CAST(entry.bytes AS INTEGER) + coalesce(blob.bytes, 0) FROM entry"
+    " LEFT JOIN blob ON sha256 = blob WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
+)
 _COUNT_LANE = "SELECT count(*) FROM (SELECT 1 FROM entry WHERE lane = ? AND position > ? LIMIT 100000)"
 
 
@@ -336,6 +340,10 @@ class Reader:
     def read(self, lane: Lane, after: int, max_rows: int) -> list[Entry]:
         """Return up to `max_rows` entries of `lane` above `after`; nothing if the file is not there yet."""
         return [_entry(*row) for row in self._file.all(_SELECT_LANE, (int(lane), after, max_rows))]
+
+    def sizes(self, lane: Lane, after: int, max_rows: int) -> list[tuple[int, int]]:
+        """Return position and bytes, the picture's included, of up to `max_rows` entries of `lane` above `after`."""
+        return self._file.all(_SIZES_LANE, (int(lane), after, max_rows))
 
     def newest(self, lane: Lane, max_rows: int) -> list[Entry]:
         """Return the last `max_rows` entries of `lane`, in order."""

@@ -64,6 +64,19 @@ class SettledReader:
             }
         return None
 
+    def paused(self) -> list[Lane]:
+        """Return the lanes that a person holds back."""
+        return [Lane(lane) for (lane,) in self._all("SELECT lane FROM paused")] if self._has("paused") else []
+
+    def rates(self) -> dict[Lane, float]:
+        """Return how many rows a second went up when each lane was last sent."""
+        rows = self._all("SELECT lane, rows_per_s FROM rate") if self._has("rate") else []
+        return {Lane(lane): float(rate) for lane, rate in rows}
+
+    def _has(self, table: str) -> bool:
+        """Whether the worker's program is new enough to have made this table."""
+        return bool(self._all("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)))
+
     def _all(self, sql: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]]:
         try:
             rows = self._file.all(sql, values)

@@ -66,3 +66,9 @@ def test_nearest_good_name_is_shown_under_the_gateway_that_refuses() -> None:
     refused = [{"topic": "millrace/device/A/status", "try": "millrace/device/a/status"}, {"topic": "x"}, "odd"]
     floor.hear("millrace/gateway/g1/status", json.dumps({"state": "online", "refused": refused}).encode())
     assert "  g1 refuses the topic millrace/device/A/status; name it millrace/device/a/status" in shown(floor)
+
+
+def test_what_a_gateway_holds_back_from_the_cloud_is_shown() -> None:
+    seen = Floor("millrace")
+    seen.hear("millrace/gateway/g1/status", b'{"state": "online", "paused": ["frame", "bulk"]}')
+    assert "  g1 holds back from the cloud: frame, bulk; go on: millrace queue resume" in list(lines(seen, 0))

@@ -29,7 +29,7 @@ from edge_gateway.models import Models
 from edge_gateway.pipeline import Intake, Line, Workers
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
-from edge_gateway.status import Herald
+from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import Store
 from millrace import clock, events, images, jsontext, topics
 from millrace.inbox import Connected, Inbox
@@ -194,7 +194,7 @@ def from_gateway(folder: Path, made: Examples) -> None:
     intake = Intake(settings, connection.inbox, Line(2), workers, metrics, time)
     intake.connection_events.put(Connected(1, "5"))
     intake.refused["millrace/device/Cam_7/frame/top"] = "millrace/device/cam-7/frame/top"
-    herald = Herald(settings, connection, intake, store, models, time)
+    herald = Herald(settings, connection, intake, store, models, Uplink(settings), time)
     made.names[herald.session] = SESSION
     run_until(herald.run, herald.interrupt, lambda: "millrace/gateway/g1/status" in connection.said)
     for topic, payload in connection.said.items():
