@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from millrace.birth import birth
 from millrace.blobs import BlobStore
 from millrace.database import Database, Viewer, storage_errors
 from millrace.reservation import Reservation
@@ -148,15 +149,22 @@ class Outbox:
 
     def _load_epoch(self, machine_id: str) -> None:
         row = self.connection.execute("SELECT epoch, next_seq FROM own_epoch ORDER BY number DESC LIMIT 1").fetchone()
-        known = self.connection.execute("SELECT value FROM meta WHERE key = 'machine_id'").fetchone()
-        if row is None:
-            self.new_epoch("created", machine_id)
-        elif known is not None and known[0] != machine_id:
-            self.new_epoch("another machine", machine_id)
-        else:
+        if row is not None:
             self.epoch, self.next_seq = row
+        now = {"machine_id": machine_id, "birth": birth(self.path)}
+        known = dict(self.connection.execute("SELECT key, value FROM meta"))
+        if all(known.get(key) == value for key, value in now.items()):
+            return
+        with self.transaction():
+            if row is None:
+                self.new_epoch("created")
+            elif known.get("machine_id", machine_id) != machine_id:
+                self.new_epoch("another machine")
+            elif "birth" in known:
+                self.new_epoch("a copy was put in its place")
+            self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", now.items())
 
-    def new_epoch(self, reason: str, machine_id: str | None = None) -> str:
+    def new_epoch(self, reason: str) -> str:
         """Begin a new epoch: from now on seqs count from 1 under a new name. Return the name."""
         with self.transaction():
             self._save_counters()
@@ -165,8 +173,6 @@ class Outbox:
                 "INSERT INTO own_epoch SELECT ?, coalesce(max(number), 0) + 1, 1, ? FROM own_epoch",
                 (self.epoch, reason),
             )
-            if machine_id is not None:
-                self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (machine_id,))
         return self.epoch
 
     def minted(self) -> dict[str, int]:

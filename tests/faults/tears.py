@@ -16,7 +16,7 @@ def _truncated(file: Path, chance: random.Random) -> None:
 
 
 def _page_zeroed(file: Path, chance: random.Random) -> None:
-    _put(file, chance, lambda count: bytes(count), PAGE_BYTES)
+    _put(file, chance, bytes, PAGE_BYTES)
 
 
 def _bit_flipped(file: Path, chance: random.Random) -> None:

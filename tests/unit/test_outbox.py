@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,6 +329,23 @@ def test_another_machine_begins_an_epoch_of_its_own(outbox: Outbox, path: Path) 
     same = Outbox(path, BlobStore(path.parent / "frames"), "machine-2")
     same.close()
     assert (same.epoch, same.next_seq) == (clone.epoch, 2)
+
+
+def test_a_copy_put_in_its_place_begins_an_epoch_of_its_own_once(outbox: Outbox, path: Path) -> None:
+    add(outbox, 4)
+    outbox.close()
+    backup = path.with_name("backup.db")
+    shutil.copy2(path, backup)
+    path.unlink()
+    shutil.copy2(backup, path)
+    restored = Outbox(path, BlobStore(path.parent / "frames"), "machine-1")
+    assert restored.epoch != outbox.epoch
+    assert restored.minted() == {outbox.epoch: 4, restored.epoch: 0}
+    restored.close()
+    moved = path.rename(path.parent / "moved.db")
+    same = Outbox(moved, BlobStore(path.parent / "frames"), "machine-1")
+    same.close()
+    assert same.epoch == restored.epoch
 
 
 def test_a_new_epoch_counts_from_one_and_the_old_ones_are_remembered(
