@@ -130,7 +130,7 @@ class NearLine:
         self._cursor = 0
 
     def send(self, count: int) -> bool:
-        """Send the next `count` events and settle their receipts; what cannot be sent is buried. False: none left."""
+        """Send the next events and settle their receipts; bury what cannot be sent. False: none was left."""
         entries = self.spool.read(self._cursor, count)
         batch = []
         for entry in entries:
