@@ -36,6 +36,7 @@ class Plan:
     frames_per_s: float = 10.0
     width_px: int = 160
     height_px: int = 120
+    min_free_bytes: int = 64 << 20
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,6 +108,7 @@ class Papers:
                 "device": device,
                 "broker": self._login(device),
                 "state_dir": device,
+                "spool": {"min_free_bytes": self._plan.min_free_bytes},
                 "publish": {"resend_after_s": 1.0, "resend_max_s": 4.0},
                 "channels": {
                     CAMERA_CHANNEL: {"source": camera | count},
