@@ -86,6 +86,13 @@ class Cloud:
         if answer.get("sha256") != sha256:
             raise LinkDown("the answer to an upload does not speak of our picture: captive portal, or another API?")
 
+    def audit(self) -> dict[str, Any]:
+        """Return the cloud's own audit of our site. Errors: LinkDown, Unauthorized, Rejected."""
+        answer = self._request("GET", "/v1/audit", b"", {})
+        if not isinstance(answer.get("origins"), list):
+            raise LinkDown("the answer to an audit is none: captive portal, or another API?")
+        return answer
+
     def refresh_token(self) -> bool:
         """Read the token again; say whether it is another one."""
         try:

@@ -30,6 +30,7 @@ COMMANDS = {
     "config": ("millrace.config_command", "Check, show and explain settings files."),
     "status": ("millrace.status_command", "Show who is on the floor and how they are."),
     "queue": ("cloud_sync.queue_command", "Show what waits for the cloud; hold it back, send it again."),
+    "audit": ("cloud_sync.audit_command", "Compare devices, gateway and cloud, and name every gap."),
     "query": ("edge_gateway.query_command", "Ask a gateway's database in SQL, read-only."),
     "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
 }
@@ -38,6 +39,7 @@ _EXTRA = {
     "gateway": "gateway",
     "query": "gateway",
     "queue": "sync",
+    "audit": "sync",
     "sync": "sync",
     "broker": "broker",
     "cloud": "cloud",
