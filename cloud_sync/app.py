@@ -15,10 +15,12 @@ from cloud_sync.orders import Orders
 from cloud_sync.progress import Progress
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Cloud
+from cloud_sync.witness import Witness
 from millrace.cli import config_option
 from millrace.clock import SystemClock
 from millrace.service import Actor, run, set_up_logging
 from millrace.settings import load
+from millrace.ties import TieReader
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ def command(config: Path) -> None:
     set_up_logging(settings.log.level)
     clock = SystemClock()
     progress = Progress(settings.state_dir / "sync.db")
+    witness = Witness(TieReader(settings.state_dir / "gateway.db"), progress, clock)
     retry = settings.retry
     link = Link(
         retry.first_s,
@@ -42,7 +45,7 @@ def command(config: Path) -> None:
         breaker_failures=retry.breaker_failures,
         retry_after_max_s=retry.retry_after_max_s,
     )
-    drain = Drain(settings, progress, Cloud(settings.cloud), link, clock)
+    drain = Drain(settings, progress, Cloud(settings.cloud, witness), link, clock)
     control = Control(settings.state_dir, Orders(progress, settings.state_dir, clock))
     log.info("sync_ready gateway=%s url=%s", settings.gateway, settings.cloud.url)
     try:

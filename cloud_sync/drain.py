@@ -275,7 +275,7 @@ class Drain:
 
     def _tell_news(self) -> None:
         """With nothing else to send, tell how far everyone has minted and what was buried, if that is news."""
-        if not self._minted_news() and not self._progress.untold():
+        if not self._minted_news() and not self._progress.untold() and not self._cloud.has_news():
             return
         try:
             self._commit([])

@@ -31,6 +31,7 @@ ALTER TABLE buried ADD COLUMN buried_wall_ns INTEGER;
 ALTER TABLE buried ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE link ADD COLUMN said TEXT NOT NULL DEFAULT '';
 CREATE TABLE paused (lane INTEGER PRIMARY KEY, since_wall_ns INTEGER NOT NULL);
+CREATE TABLE ties_told (epoch TEXT PRIMARY KEY, no INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE rate (lane INTEGER PRIMARY KEY, rows_per_s REAL NOT NULL);
 """,
 )
@@ -138,6 +139,17 @@ class Progress:
             self._connection.executemany(
                 "UPDATE buried SET told = 1 WHERE epoch = ? AND position = ?", [(row[0], row[1]) for row in rows]
             )
+
+    def ties_told(self, epoch: str) -> int:
+        """Return up to which number the cloud was told of boots that met, as the gateway numbers them in an epoch."""
+        with self._mutex:
+            row = self._connection.execute("SELECT no FROM ties_told WHERE epoch = ?", (epoch,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def note_ties_told(self, epoch: str, no: int) -> None:
+        """Note that number."""
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO ties_told VALUES (?, ?)", (epoch, no))
 
     # --- orders
 

@@ -13,6 +13,7 @@ import zstandard
 
 from cloud_sync.settings import CloudSettings
 from cloud_sync.wire import MAX_ANSWER_BYTES, Broken, Late, Reply, Wire
+from cloud_sync.witness import Witness
 from millrace import jsontext
 from millrace.settings import ConfigError, read_secret
 
@@ -51,8 +52,9 @@ class Answer:
 class Cloud:
     """One kept connection to the cloud; used by one thread."""
 
-    def __init__(self, settings: CloudSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: CloudSettings, witness: Witness) -> None:
+        """`witness` adds to each batch what is known of clocks."""
+        self._settings, self._witness = settings, witness
         self._token = read_secret(settings.token_file)
         self._wire = Wire(settings)
         self._compressor = zstandard.ZstdCompressor(level=3)
@@ -70,7 +72,7 @@ class Cloud:
         """Have a batch of events (JSON objects) committed. Errors: LinkDown, Unauthorized, Rejected."""
         joined = b",".join(bodies)
         batch = hashlib.sha256(joined).hexdigest()
-        rest = jsontext.dump({"batch": batch, "minted": minted, "buried": list(buried)})
+        rest = jsontext.dump({"batch": batch, "minted": minted, "buried": list(buried), **self._witness.words()})
         content = rest[:-1] + b',"events":[' + joined + b"]}"
         answer = self._request(
             "POST",
@@ -78,7 +80,13 @@ class Cloud:
             self._compressor.compress(content),
             {"Content-Type": "application/json", "Content-Encoding": "zstd"},
         )
-        return _believed(answer, batch, len(bodies))
+        believed = _believed(answer, batch, len(bodies))
+        self._witness.heard(answer)
+        return believed
+
+    def has_news(self) -> bool:
+        """Say whether the cloud should hear of clocks although no batch waits."""
+        return self._witness.has_news()
 
     def upload(self, sha256: str, content: bytes) -> None:
         """Have a picture stored under its digest. Errors: LinkDown, Unauthorized, Rejected."""

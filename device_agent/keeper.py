@@ -12,7 +12,7 @@ from device_agent.feed import Feed
 from device_agent.publish import Sender
 from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
-from millrace import __version__, clock, crashpoints, events, jsontext, topics
+from millrace import __version__, clock, crashpoints, events, jsontext, mending, topics
 from millrace.blobs import StorageFailed
 from millrace.inbox import Connected, Delivery, Disconnected
 from millrace.mqtt import Connection
@@ -50,6 +50,7 @@ class Keeper:
         self._status_topic = topics.topic(settings.prefix, topics.Kind.DEVICE_STATUS, settings.device)
         self._said: tuple[str, ...] = ()
         self._said_s = float("-inf")
+        self._heard = mending.Heard()
         self._refused = 0
         self._said_refused_s = float("-inf")
         self.beat = Beat(time)
@@ -136,12 +137,19 @@ class Keeper:
             value = jsontext.parse(delivery.payload, 1 << 20)
             if not isinstance(value, dict):
                 raise ValueError("not an object")
+            self._hear_clock(value)
             if topic.kind is topics.Kind.GATEWAY_STATUS:
                 self._hear_gateway(topic.owner, value, now_s)
             elif topic.kind is topics.Kind.RECEIPT:
                 self._hear_receipt(value, now_s)
         except (ValueError, KeyError, TypeError) as error:
             log.warning("message_ignored topic=%s error=%s", delivery.topic, error)
+
+    def _hear_clock(self, value: dict[str, Any]) -> None:
+        """Note a gateway's uptime: our status says when we heard it, so that it can mend our times."""
+        boot_id, theirs_ns = value.get("bootid"), mending.uptime(value.get("uptimens"))
+        if isinstance(boot_id, str) and theirs_ns is not None:
+            self._heard.note(boot_id, theirs_ns, self._clock.now().uptime_ns)
 
     def _hear_gateway(self, name: str, value: dict[str, Any], now_s: float) -> None:
         state = value.get("state")
@@ -213,6 +221,7 @@ class Keeper:
             self._said, self._said_s = states, now_s
 
     def _status(self, state: str) -> bytes:
+        now = self._clock.now()
         return jsontext.dump(
             {
                 "state": state,
@@ -225,6 +234,10 @@ class Keeper:
                 "refused": self._refused,
                 "unencodable": sum(feed.unencodable for feed in self.feeds),
                 "channels": {feed.name: feed.state for feed in self.feeds},
-                "time": clock.rfc3339(self._clock.now().wall_ns),
+                "time": clock.rfc3339(now.wall_ns),
+                "clock": clock.wall_state(),
+                "bootid": now.boot_id,
+                "uptimens": str(now.uptime_ns),
+                "heard": self._heard.said(),
             }
         )

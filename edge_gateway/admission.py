@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from edge_gateway.prediction import Prediction
-from millrace import bare_readings, clock, events, images, jsontext, topics
+from millrace import bare_readings, clock, events, images, jsontext, mending, topics
 from millrace.events import MalformedEvent
 
 
@@ -62,6 +62,8 @@ class DeviceStatus:
     online: bool
     epoch: str | None
     minted: int
+    met: tuple[str, mending.Tie] | None = None
+    """Its boot, and how that one's uptime stands to ours."""
 
 
 def admit(
@@ -78,7 +80,7 @@ def admit(
     """
     topic = topics.parse(prefix, topic_text)
     if topic.kind is topics.Kind.DEVICE_STATUS:
-        return _status(topic.owner, payload)
+        return _status(topic.owner, payload, now)
     type_ = events.TYPE_OF_KIND.get(topic.kind)
     if type_ is None:
         raise topics.BadTopic(topic_text, "a gateway does not take this kind")
@@ -151,7 +153,7 @@ def _digest(event: events.Event) -> str:
     return sha256(jsontext.dump([attributes, event.data])).hexdigest()
 
 
-def _status(device: str, payload: bytes) -> DeviceStatus:
+def _status(device: str, payload: bytes, now: clock.Instant) -> DeviceStatus:
     if not payload:  # somebody took a retained status back
         return DeviceStatus(device, online=False, epoch=None, minted=0)
     try:
@@ -169,4 +171,5 @@ def _status(device: str, payload: bytes) -> DeviceStatus:
         minted=minted
         if isinstance(minted, int) and not isinstance(minted, bool) and 0 <= minted <= events.SEQ_MAX
         else 0,
+        met=mending.met(value, now.boot_id, now.uptime_ns),
     )

@@ -19,6 +19,7 @@ from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
 from millrace import clock, crashpoints, events, images, jsontext, topics
 from millrace.blobs import StorageFailed
+from millrace.mending import Sighting
 from millrace.outbox import Draft, Lane
 from millrace.ranges import RangeSet
 
@@ -91,11 +92,14 @@ class Committer:
         return [self._receipt(device, epoch, self._store.stream(device, epoch)) for device, epoch in sorted(told)]
 
     def _receipt(self, device: str, epoch: str, stream: Stream | None) -> Message:
+        now = self._clock.now()
         value = {
             "gateway": self._settings.gateway,
             "epoch": epoch,
             "ranges": stream.receipt_ranges() if stream else [],
             "window_bytes": 0 if self._store.full else self._settings.limits.window_bytes,
+            "bootid": now.boot_id,
+            "uptimens": str(now.uptime_ns),
         }
         return Message(topics.topic(self._settings.prefix, topics.Kind.RECEIPT, device), jsontext.dump(value))
 
@@ -112,6 +116,10 @@ class Committer:
     # --- who comes
 
     def _greet(self, status: DeviceStatus, work: _Work) -> None:
+        if status.met is not None:
+            boot_id, tie = status.met
+            ours = (f"gateway/{self._settings.gateway}", self._clock.now().boot_id)
+            self._store.note_sighting(Sighting((f"device/{status.device}", boot_id), ours, tie))
         if status.epoch is None:
             return
         if status.minted:

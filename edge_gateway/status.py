@@ -72,6 +72,7 @@ class Herald:
     def facts(self) -> dict[str, Any]:
         """Return what is true of this gateway now; small enough to be read on a terminal."""
         outbox = self._store.outbox
+        now = self._clock.now()
         return {
             "state": "online",
             "session": self.session,
@@ -87,7 +88,10 @@ class Herald:
             "uplink": self._settings.uplink,
             "paused": self._uplink.paused(),
             "refused": [{"topic": topic, "try": nearest} for topic, nearest in list(self._intake.refused.items())],
-            "time": clock.rfc3339(self._clock.now().wall_ns),
+            "time": clock.rfc3339(now.wall_ns),
+            "clock": clock.wall_state(),
+            "bootid": now.boot_id,
+            "uptimens": str(now.uptime_ns),
         }
 
 

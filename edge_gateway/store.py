@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_gateway.streams import Stream
-from millrace import crashpoints
+from millrace import crashpoints, ties
 from millrace.blobs import BlobStore
+from millrace.mending import Sighting
 from millrace.outbox import Draft, Entry, Lane, Outbox
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
@@ -34,6 +35,7 @@ CREATE TABLE quarantine (
     no INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL, topic TEXT NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL
 );
 """,
+    ties.SCHEMA,
 )
 QUARANTINE_PAYLOAD_BYTES = 64 << 10
 
@@ -152,6 +154,10 @@ class Store:
             (wall_ns, topic[:512], reason[:512], payload[:QUARANTINE_PAYLOAD_BYTES]),
         )
         self._connection.execute("DELETE FROM quarantine WHERE no <= (SELECT max(no) FROM quarantine) - ?", (max_rows,))
+
+    def note_sighting(self, sighting: Sighting) -> None:
+        """Keep what a device's boot and ours know of one another's uptime: it mends the device's times."""
+        ties.note(self._connection, sighting)
 
     def mark_published(self, position: int) -> None:
         """Remember up to where results were published; it goes to the disk with the next transaction."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
@@ -17,6 +18,8 @@ _RFC3339 = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _LIMIT_NS = 1 << 63
+_TIMEX_BYTES = 512  # more than struct timex has on any machine
+_TIME_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,18 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return str(uuid.uuid4())
+
+
+def wall_state() -> Literal["synced", "unsynced", "unknown"]:
+    """Return what the kernel knows of its wall clock: whether something (NTP, PTP, GPS) keeps it right."""
+    try:
+        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
+    except (OSError, AttributeError):
+        return "unknown"
+    state = adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))  # all zero: asks, changes nothing
+    if state < 0:
+        return "unknown"
+    return "unsynced" if state == _TIME_ERROR else "synced"
 
 
 def machine_id() -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from millrace import events, jsontext, topics
+from millrace.mending import Sighting, Tie
 
 MAX_EVENTS = 10_000
 MAX_SEQ = 10**18 - 1  # what an id can spell, and what a 64-bit column holds
@@ -18,6 +19,8 @@ MAX_SEQ = 10**18 - 1  # what an id can spell, and what a 64-bit column holds
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 Origin = Annotated[str, Field(pattern=r"^(device|gateway)/[a-z0-9-]{1,64}$")]
+BootId = Annotated[str, Field(min_length=1, max_length=64)]
+Uptime = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
 Epoch = Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
 
 
@@ -50,6 +53,21 @@ class _Buried(BaseModel):
     reason: Annotated[str, Field(max_length=500)]
 
 
+class _Tie(BaseModel):
+    """How a device's uptime stands to its gateway's: when it was `low[0]`, the other was `low[1]` or more.
+
+    At `high[0]` it was `high[1]` at most.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    origin: Annotated[str, Field(pattern=r"^device/[a-z0-9-]{1,64}$")]
+    bootid: BootId
+    with_: Annotated[BootId, Field(alias="with")]
+    low: Annotated[list[Uptime], Field(min_length=2, max_length=2)]
+    high: Annotated[list[Uptime], Field(min_length=2, max_length=2)]
+
+
 class _Envelope(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -57,6 +75,8 @@ class _Envelope(BaseModel):
     events: Annotated[list[Any], Field(max_length=MAX_EVENTS)]
     minted: dict[Origin, dict[Epoch, Annotated[int, Field(ge=0, le=MAX_SEQ)]]] = {}
     buried: Annotated[list[_Buried], Field(max_length=MAX_EVENTS)] = []
+    clock: dict[str, Any] = {}
+    ties: Annotated[list[_Tie], Field(max_length=MAX_EVENTS)] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +123,10 @@ class Batch:
     rejected: list[Rejection]
     minted: Mapping[str, Mapping[str, int]]
     buried: list[Declared]
+    clock: Mapping[str, Any] = field(default_factory=dict)
+    """What the sender says of its own clock, as it came."""
+    met: list[Sighting] = field(default_factory=list)
+    """Boots of devices that met one of the sender's."""
 
 
 def read_batch(body: bytes, gateway: str) -> Batch:
@@ -125,7 +149,13 @@ def read_batch(body: bytes, gateway: str) -> Batch:
         except (_Unfit, events.MalformedEvent) as error:
             rejected.append(Rejection(index, str(error)))
     buried = [Declared(row.origin, row.epoch, row.seq, row.seq, "buried") for row in envelope.buried]
-    return Batch(envelope.batch, rows, rejected, envelope.minted, buried)
+    met = [_sighting(tie, gateway) for tie in envelope.ties]
+    return Batch(envelope.batch, rows, rejected, envelope.minted, buried, envelope.clock, met)
+
+
+def _sighting(tie: _Tie, gateway: str) -> Sighting:
+    low, high = (int(tie.low[0]), int(tie.low[1])), (int(tie.high[0]), int(tie.high[1]))
+    return Sighting((tie.origin, tie.bootid), (f"gateway/{gateway}", tie.with_), Tie(low, high))
 
 
 def _row(index: int, value: object, gateway: str) -> Row:

@@ -14,10 +14,13 @@ from heapq import merge
 from pathlib import Path
 from typing import get_args
 
+from cloud_sync.reference_cloud import clocks
 from cloud_sync.reference_cloud.audit import Range, Stream, frontier
 from cloud_sync.reference_cloud.batch import Declared, Rejection, Row
+from millrace.clock import Instant
 from millrace.database import Database
 from millrace.events import RESULT, Disposition
+from millrace.mending import Mended, Sighting
 from millrace.ranges import RangeSet
 
 APPLICATION_ID = 0x4D494C43  # "MILC"
@@ -44,6 +47,7 @@ CREATE TABLE span (
 ) WITHOUT ROWID;
 CREATE TABLE refused (site TEXT PRIMARY KEY, duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL) WITHOUT ROWID;
 """,
+    clocks.SCHEMA,
 )
 _SELECT_RESULTS = (
     "SELECT position, seq, base, body, arrived_ns FROM event"  # noqa: S608  (the type is written out, as in the index)
@@ -114,8 +118,9 @@ class Ledger:
         site: str,
         rows: Iterable[Row],
         minted: Mapping[str, Mapping[str, int]],
-        arrived_ns: int,
+        arrived: Instant,
         buried: Iterable[Declared] = (),
+        met: Iterable[Sighting] = (),
     ) -> Tally:
         """Store what is new, with what it declares, in one transaction; StorageFailed if none of it counts."""
         accepted = duplicates = 0
@@ -125,7 +130,7 @@ class Ledger:
         with self._transaction():
             for row in rows:
                 stream = self._stream(ids, site, row.origin, row.epoch)
-                values = (site, stream, row.seq, row.type, row.digest, row.base, row.body, arrived_ns)
+                values = (site, stream, row.seq, row.type, row.digest, row.base, row.body, arrived.wall_ns)
                 if self._connection.execute(_INSERT, values).rowcount:
                     accepted += 1
                     spans.setdefault((stream, HELD), RangeSet()).add(row.seq)
@@ -144,6 +149,8 @@ class Ledger:
             for origin, epochs in minted.items():
                 for epoch, seq in epochs.items():
                     self._note_minted(self._stream(ids, site, origin, epoch), seq)
+            clocks.note(self._connection, site, met)
+            clocks.note_boot(self._connection, arrived)
             self._connection.execute(
                 "INSERT INTO refused VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
                 " SET duplicates = duplicates + excluded.duplicates, conflicts = conflicts + excluded.conflicts",
@@ -254,6 +261,12 @@ class Ledger:
                 if max_bytes <= 0:
                     break
         return events
+
+    def mended(self, site: str, moments: Iterable[tuple[str, str, int] | None], now: Instant) -> list[Mended | None]:
+        """Return when each of (origin, boot id, uptime in ns) was by the cloud's clock as it stands now."""
+        with self._transaction():
+            mender = clocks.SiteMender(self._connection, site, now)
+            return [None if moment is None else mender.mend(*moment) for moment in moments]
 
     def origins(self, site: str) -> list[tuple[str, int, int]]:
         """Return (origin, epochs, events held) in the order in which origins were first heard of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from cloud_sync.reference_cloud import clocks
 from cloud_sync.reference_cloud.audit import Finding, count, judge
 from cloud_sync.reference_cloud.batch import BadBatch, Rejection, Row, read_batch
 from cloud_sync.reference_cloud.blobs import SiteBlobs, WrongDigest
@@ -71,13 +73,14 @@ class Api:
     async def ingest(self, request: Request) -> Response:
         """POST /v1/ingest: a batch of events, answered after its commit."""
         site, gateway = self._writer(request)
+        met_at = self._clock.now()
         body = await read_body(request, self._settings.max_body_bytes, self._settings.silence_s)
         encoding = request.headers.get("content-encoding", "").strip().lower()
-        answer = await run_in_threadpool(self._ingest, site, gateway, body, encoding)
+        answer = await run_in_threadpool(self._ingest, site, gateway, body, encoding, met_at)
         answer.background = BackgroundTask(_answered)
         return answer
 
-    def _ingest(self, site: str, gateway: str, body: bytes, encoding: str) -> Response:
+    def _ingest(self, site: str, gateway: str, body: bytes, encoding: str, met_at: clock.Instant) -> Response:
         crashpoints.reached("cloud.received")
         try:
             batch = read_batch(decompress(body, encoding, self._settings.max_body_bytes), gateway)
@@ -86,10 +89,12 @@ class Api:
         rejected = [*batch.rejected, *self._without_picture(site, batch.rows)]
         unfit = {rejection.index for rejection in rejected}
         rows = [row for row in batch.rows if row.index not in unfit]
-        tally = self._ledger.ingest(site, rows, batch.minted, self._clock.now().wall_ns, batch.buried)
+        met = [*batch.met, *clocks.met_us(gateway, batch.clock, met_at)]
+        tally = self._ledger.ingest(site, rows, batch.minted, self._clock.now(), batch.buried, met)
         crashpoints.reached("cloud.committed")
         for conflict in tally.conflicts:
             log.warning("conflict site=%s gateway=%s %s", site, gateway, conflict.reason)
+        now = self._clock.now()
         rejected = sorted([*rejected, *tally.conflicts], key=lambda rejection: rejection.index)
         return _json(
             {
@@ -97,6 +102,7 @@ class Api:
                 "accepted": tally.accepted,
                 "duplicates": tally.duplicates,
                 "rejected": [asdict(rejection) for rejection in rejected],
+                "clock": {"bootid": now.boot_id, "uptimens": str(now.uptime_ns), "time": clock.rfc3339(now.wall_ns)},
             }
         )
 
@@ -163,7 +169,7 @@ class Api:
         except UnknownEpoch as error:
             raise HTTPException(404, str(error)) from None
         waiting_at = None if page.waiting_seq is None else {"epoch": page.epoch, "seq": page.waiting_seq}
-        rows = [_event(stored) for stored in page.events]
+        rows = self._events_of(site, page.events)
         return _json({"events": rows, "next": {"epoch": page.epoch, "after": page.seq}, "waiting_at": waiting_at})
 
     async def results(self, request: Request) -> Response:
@@ -174,8 +180,15 @@ class Api:
 
     def _results(self, site: str, after: int, limit: int) -> Response:
         found = self._ledger.results(site, after, limit, self._settings.max_body_bytes)
-        rows = [{**_event(stored), "position": stored.position} for stored in found]
+        shown = zip(self._events_of(site, found), found, strict=True)
+        rows = [{**event, "position": stored.position} for event, stored in shown]
         return _json({"results": rows, "next": {"after": found[-1].position if found else after}})
+
+    def _events_of(self, site: str, found: Sequence[Stored]) -> list[dict[str, Any]]:
+        """Return events as readers get them: when they arrived, and when they were, where that can be mended."""
+        shown = [_event(stored) for stored in found]
+        mended = self._ledger.mended(site, [clocks.moment(event) for event in shown], self._clock.now())
+        return [event | clocks.words(when) for event, when in zip(shown, mended, strict=True)]
 
     async def audit(self, request: Request) -> Response:
         """GET /v1/audit: what is held, declared, missing and unproven."""

@@ -44,6 +44,9 @@ class NearCloud:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
+    def has_news(self) -> bool:
+        return False
+
     def submit(
         self,
         bodies: Sequence[bytes],
@@ -53,7 +56,7 @@ class NearCloud:
         """Have a batch committed."""
         envelope = {"batch": "1", "minted": minted, "buried": list(buried)}
         batch = read_batch(jsontext.dump(envelope)[:-1] + b',"events":[' + b",".join(bodies) + b"]}", GATEWAY)
-        tally = self._ledger.ingest(SITE, batch.rows, batch.minted, 0, batch.buried)
+        tally = self._ledger.ingest(SITE, batch.rows, batch.minted, clock.Instant(0, "cloud", 0), batch.buried)
         rejected = {one.index: one.reason for one in [*batch.rejected, *tally.conflicts]}
         return Answer(tally.accepted, tally.duplicates, rejected)
 

@@ -108,6 +108,11 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
         running.stop(signal.SIGTERM)
 
 
+def tally(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what an answer says of its batch, without the cloud's clock."""
+    return {name: value for name, value in answer.items() if name != "clock"}
+
+
 def batch_of(rows: Sequence[dict[str, Any]], minted: dict[str, dict[str, int]] | None = None) -> bytes:
     return json.dumps({"batch": "b1", "events": rows, "minted": minted or {}}).encode()
 
@@ -197,8 +202,8 @@ def test_a_gateway_speaks_for_itself_alone(cloud: Cloud) -> None:
 
 def test_the_same_batch_again_is_all_duplicates(cloud: Cloud) -> None:
     rows = [reading(seq) for seq in range(1, 6)]
-    assert cloud.send(*rows) == {"batch": "b1", "accepted": 5, "duplicates": 0, "rejected": []}
-    assert cloud.send(*rows) == {"batch": "b1", "accepted": 0, "duplicates": 5, "rejected": []}
+    assert tally(cloud.send(*rows)) == {"batch": "b1", "accepted": 5, "duplicates": 0, "rejected": []}
+    assert tally(cloud.send(*rows)) == {"batch": "b1", "accepted": 0, "duplicates": 5, "rejected": []}
     assert cloud.get("/v1/audit")["totals"] == {
         "held": 5,
         "declared": 0,
@@ -441,7 +446,7 @@ def test_pages_and_ranges_agree_with_plain_sets(batches: list[list[int]], lost: 
             *([reading(seq) for seq in batch] for batch in batches),
             [ledger(seq, first, last, "lost") for seq, (first, last) in enumerate(lost, 1)],
         ]:
-            ledger_.ingest("plant-1", read_batch(batch_of(rows), "g1").rows, {}, INSTANT.wall_ns)
+            ledger_.ingest("plant-1", read_batch(batch_of(rows), "g1").rows, {}, INSTANT)
         found: list[int] = []
         after, page = 0, None
         while page is None or page.events:
@@ -515,7 +520,7 @@ def test_a_batch_whose_answer_was_lost_to_a_kill_is_all_duplicates_when_sent_aga
             pass
         cloud.stop(signal.SIGKILL)
     cloud.start()
-    assert cloud.send(*rows) == {"batch": "b1", "accepted": 0, "duplicates": 256, "rejected": []}
+    assert tally(cloud.send(*rows)) == {"batch": "b1", "accepted": 0, "duplicates": 256, "rejected": []}
     assert seqs(cloud.get("/v1/events?origin=device/cam-1")) == list(range(1, 257))
 
 

@@ -29,11 +29,13 @@ from cloud_sync.link import Link
 from cloud_sync.progress import Progress
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Cloud
+from cloud_sync.witness import Witness
 from millrace import events, jsontext, topics
 from millrace.blobs import BlobStore
 from millrace.clock import Instant
 from millrace.outbox import Draft, Lane, Outbox
 from millrace.settled import SettledReader
+from millrace.ties import TieReader
 
 EPOCH = "k3v9x0pa"
 INSTANT = Instant(1_790_000_000_000_000_000, "f00d", 5)
@@ -186,7 +188,8 @@ class Line:
         loaded = SyncSettings.model_validate(self.settings(**changed))
         self.progress = Progress(loaded.state_dir / "sync.db")
         self.link = Link(loaded.retry.first_s, loaded.retry.max_s, lambda low, _high: low)
-        self.pool = Cloud(loaded.cloud)
+        witness = Witness(TieReader(loaded.state_dir / "gateway.db"), self.progress, self.clock)
+        self.pool = Cloud(loaded.cloud, witness)
         self.drain = Drain(loaded, self.progress, self.pool, self.link, self.clock)
 
     def close(self) -> None:

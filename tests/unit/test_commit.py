@@ -156,6 +156,9 @@ def bare(picture: int = 0, device: str = "esp32-7", channel: str = "top", *, red
     return answered(arrive(f"frame/{channel}", PICTURES[picture], device, redelivered=redelivered), SURE)
 
 
+CLOCK = {"bootid": "f00d", "uptimens": "100000000000"}
+
+
 def receipt(done: Committed, device: str = "cam-1", epoch: str = EPOCH) -> dict[str, Any]:
     message = done.receipts[device, epoch]
     assert message.topic == f"millrace/device/{device}/receipt"
@@ -184,7 +187,7 @@ def test_a_frame_becomes_a_result_a_row_and_a_receipt(gateway: Gateway) -> None:
         "decision": "edge",
     }
     assert [row.body for row in gateway.rows(Lane.RESULT)] == [message.payload]
-    assert receipt(done) == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 2 << 20}
+    assert receipt(done) == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 2 << 20} | CLOCK
 
 
 def test_each_model_that_serves_a_frame_answers(gateway: Gateway) -> None:
@@ -483,7 +486,7 @@ def test_readings_that_stay_here_are_declared_local(tmp_path: Path) -> None:
 
 def test_a_full_gateway_takes_nothing_new_and_shuts_the_window(full: Gateway) -> None:
     done = full.take(reading(2), frame(3, SURE))
-    assert receipt(done) == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 0}
+    assert receipt(done) == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 0} | CLOCK
     assert len(full.rows()) == 1
     assert full.count("millrace_events_withheld_total", device="cam-1") == 2
     assert full.ledger() == []

@@ -32,7 +32,7 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import Store
 from millrace import clock, events, images, jsontext, topics
-from millrace.inbox import Connected, Inbox
+from millrace.inbox import Connected, Delivery, Inbox
 from millrace.mqtt import Connection, Will
 from millrace.topics import Kind
 from millrace_models import bundle_path
@@ -45,6 +45,7 @@ SMALLEST_PNG = bytes.fromhex(
     "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
 )
 PATIENCE_S = 20.0
+GATEWAY_SAYS = b'{"state": "lost", "bootid": "9a7e0a40-7b00-4b00-8b00-7b0075b0075b", "uptimens": "86400123456789"}'
 
 MEANING = {
     Kind.FRAME: "A plain JPEG or PNG that any viewer opens. Its attributes stand inside the picture, in a JPEG as a "
@@ -54,7 +55,9 @@ MEANING = {
     Kind.DEVICE_LEDGER: "Numbers that will not arrive as themselves, and why: here the spool's own copy was damaged.",
     Kind.DEVICE_STATUS: "What a device says of itself when it connects, when a channel changes, and every 30 s. "
     '`minted` is the highest number given out in `epoch`. The last will is `{"state":"lost"}`; a device that is '
-    "stopped says `offline`.",
+    "stopped says `offline`. `clock` is whether the kernel holds its wall clock for right: `synced`, `unsynced` or "
+    "`unknown`. `heard` names boots of gateways, the uptime that each said, and the device's own uptime `at` which it "
+    "heard that; with `bootid` and `uptimens` it lets times be mended whatever `time` says.",
     Kind.RESULT: "The edge's answer to one frame, one message for each model. `subject` names the frame: "
     "device, channel and id. `decision` is `edge` (the score reached the threshold), `escalate` (it did not, and the "
     "frame goes up) or `fall_back` (it did not, and the frame stays here). `total_ms` counts from the arrival at the "
@@ -62,12 +65,12 @@ MEANING = {
     Kind.VERDICT: "",
     Kind.RECEIPT: "What this gateway has committed of an epoch of the device; all of it each time, so it may be "
     "repeated or lost. Only now the device forgets. `window_bytes` is how much may be under way; 0 means that the "
-    "gateway is full.",
+    "gateway is full. `bootid` and `uptimens` are the gateway's, for the device's `heard`.",
     Kind.COMMAND: "",
     Kind.GATEWAY_STATUS: "Devices send only while a gateway says `online`. A new `session` means that it was started "
     "again. `refused` lists topics whose names it does not take, each with the nearest good one. The last will is "
     '`{"state":"lost"}`; a gateway that is stopped says `offline`. While reading from the broker is paused it says '
-    '`{"state":"busy"}`, not retained.',
+    '`{"state":"busy"}`, not retained. `clock`, `bootid` and `uptimens` are as in a device status.',
     Kind.GATEWAY_MODEL: "Every model that it serves, each with its first 100 labels.",
     Kind.GATEWAY_ALARM: "Something that a person must see; at most one a minute for each name and device.",
 }
@@ -127,7 +130,7 @@ class Examples:
     """Each kind's topic and payload, as text."""
 
     shown: dict[Kind, tuple[str, str]] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=lambda: {f'"clock":"{clock.wall_state()}"': '"clock":"synced"'})
 
     def add(self, topic: str, payload: bytes) -> None:
         text = (images.extract(payload) or payload).decode()
@@ -166,6 +169,7 @@ def from_device(folder: Path, made: Examples) -> None:
     connection = RecordedConnection.of(settings)
     feed = Feed("top", settings.channels["top"], FixedClock(), lambda *_: None)
     keeper = Keeper(settings, spool, connection, [feed], FixedClock())
+    connection.inbox.put(Delivery("millrace/gateway/g1/status", GATEWAY_SAYS, False, False, (), 1, lambda: None))
     run_until(keeper.run, keeper.interrupt, lambda: "millrace/device/cam-1/status" in connection.said)
     for topic, payload in connection.said.items():
         made.add(topic, payload)
