@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from millrace import clock
 from millrace.chaos.plan import GATEWAY, Papers, Plan
@@ -23,6 +24,8 @@ FLOW_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 120.0
 POINT_TIMEOUT_S = 30.0
 CHANNELS_OF_A_DEVICE = 2
+Limit = Literal["descriptors", "memory"]
+LIMITS: Mapping[Limit, int] = {"descriptors": resource.RLIMIT_NOFILE, "memory": resource.RLIMIT_AS}
 
 
 class Line:
@@ -40,6 +43,7 @@ class Line:
             **{name: Program(name, ["agent", "--config", file(name)], home) for name in plan.names},
         }
         self.kills: list[str] = []
+        self.restarts: list[str] = []
         self._life_begins = dict.fromkeys(plan.names, 0)
         self._readers = {name: Reader(home / name / "spool.db") for name in plan.names}
         self._store = Reader(home / "gateway" / "gateway.db")
@@ -84,7 +88,7 @@ class Line:
         self.programs[name].kill()
         self.kills.append(name)
         self.start(name, {"MILLRACE_CRASH_AT": f"{point}:{nth}"})
-        if not self.programs[name].died(POINT_TIMEOUT_S):
+        if not self.programs[name].ended(POINT_TIMEOUT_S):
             return False
         self.kills.append(name)
         self.start(name)
@@ -99,6 +103,21 @@ class Line:
             time.sleep(seconds)
         finally:
             os.kill(pid, signal.SIGCONT)
+
+    def starve(self, name: str, limit: Limit, seconds: float) -> None:
+        """Let a program get no further descriptors or memory for so long; if that is its end, start it again at once.
+
+        That is what systemd does.
+        """
+        self.check()
+        program = self.programs[name]
+        before = resource.prlimit(program.pid, LIMITS[limit])
+        resource.prlimit(program.pid, LIMITS[limit], (_in_use(program.pid, limit), before[1]))
+        if program.ended(seconds):
+            self.restarts.append(name)
+            self.start(name)
+        else:
+            resource.prlimit(program.pid, LIMITS[limit], before)
 
     def cut_link(self, state: LinkState, seconds: float) -> None:
         """Cut the link to the cloud for so long."""
@@ -216,3 +235,12 @@ class Line:
             return condition()
 
         return wait_until(holds, timeout_s)
+
+
+def _in_use(pid: int, limit: Limit) -> int:
+    """Return what a process has of something that can be limited: so many descriptors, or bytes."""
+    process = Path(f"/proc/{pid}")
+    if limit == "descriptors":
+        return len(list((process / "fd").iterdir()))
+    pages = int((process / "statm").read_text().split()[0])
+    return pages * resource.getpagesize()

@@ -17,8 +17,10 @@ import yaml
 from millrace.demo.stage import BrokerKind, shipped_bundle
 
 GATEWAY, SITE = "gw-1", "chaos"
+VIEWER = "witness"
 CAMERA_CHANNEL, SENSOR_CHANNEL = "top", "force"
 TABLE_ROWS = 1000
+KEEPALIVE_S = 5  # so a broker that hangs is noticed after 7.5 s
 STORE_BYTES = 1 << 30
 RETENTION_S = 5.0  # short, so that what is settled goes while faults happen
 
@@ -34,6 +36,8 @@ class Plan:
     devices: int = 2
     readings_per_s: float = 100.0
     frames_per_s: float = 10.0
+    guests: tuple[str, ...] = ()
+    """Accounts of further devices, which a test plays itself."""
     width_px: int = 160
     height_px: int = 120
     min_free_bytes: int = 64 << 20
@@ -106,7 +110,7 @@ class Papers:
             device,
             {
                 "device": device,
-                "broker": self._login(device),
+                "broker": self.login(device),
                 "state_dir": device,
                 "spool": {"min_free_bytes": self._plan.min_free_bytes},
                 "publish": {"resend_after_s": 1.0, "resend_max_s": 4.0},
@@ -121,7 +125,7 @@ class Papers:
         """Write the gateway's settings; `max_bytes` is its quota."""
         settings = {
             "gateway": GATEWAY,
-            "broker": self._login(GATEWAY),
+            "broker": self.login(GATEWAY),
             "state_dir": "gateway",
             "models": [{"bundle": str(shipped_bundle("parts").resolve())}],
             "policies": [
@@ -154,16 +158,27 @@ class Papers:
                 "port": self.broker_port,
                 "password_dir": "accounts",
                 "state_dir": "broker",
-                "accounts": {"devices": list(self._plan.names), "gateways": [GATEWAY], "viewers": []},
+                "accounts": {
+                    "devices": [*self._plan.names, *self._plan.guests],
+                    "gateways": [GATEWAY],
+                    "viewers": [VIEWER],
+                },
             },
         )
         command = [sys.executable, "-m", "millrace", "broker", "accounts", "--config", self.file("broker")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    def _login(self, account: str) -> dict[str, Any]:
+    def login(self, account: str) -> dict[str, Any]:
+        """Return the broker's section in the settings of an account."""
         guarded = self._plan.broker == "mosquitto"
         login = {"username": account, "password_file": f"accounts/{account}"} if guarded else {}
-        return {"host": "127.0.0.1", "port": self.broker_port, "reconnect_max_s": 1.0, **login}
+        return {
+            "host": "127.0.0.1",
+            "port": self.broker_port,
+            "reconnect_max_s": 1.0,
+            "keepalive_s": KEEPALIVE_S,
+            **login,
+        }
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
         Path(self.file(name)).write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")

@@ -83,13 +83,14 @@ class Program:
             self.kill()
             return -signal.SIGKILL
 
-    def died(self, timeout_s: float) -> bool:
-        """Wait for it to end by itself; say whether SIGKILL was its end within the time."""
+    def ended(self, timeout_s: float) -> bool:
+        """Wait for it to end by itself; say whether it did within the time."""
         assert self._process is not None
         try:
-            return self._process.wait(timeout_s) == -signal.SIGKILL
+            self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
+        return True
 
     def check(self) -> None:
         """Raise StageFailed if it has ended by itself."""
