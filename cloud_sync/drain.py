@@ -13,7 +13,7 @@ from cloud_sync.batches import Batch, Batches
 from cloud_sync.drain_rate import DrainRate
 from cloud_sync.lanes import WEIGHTS, Schedule
 from cloud_sync.link import Link
-from cloud_sync.news import MintedNews, burials
+from cloud_sync.news import MintedNews, Untold, burials
 from cloud_sync.orders import PICTURE_GONE, lacks_picture
 from cloud_sync.pace import Pace
 from cloud_sync.parcel import Parcel, pack
@@ -54,6 +54,7 @@ class Drain:
         self._origin = topics.origin_of(topics.gateway_source("x", settings.gateway))
         self._news = MintedNews()
         self._owed: _Settlement | None = None
+        self._told: Untold = ()
         self._target_s = settings.cloud.request_deadline_s / 4
         self._moved_s = clock.uptime_s()
         self._said_down, self._said_down_s = "", float("-inf")
@@ -94,7 +95,9 @@ class Drain:
             self._say_waiting()
             return self._settings.poll_s
         try:
-            self._pay()
+            if self._owed is not None:
+                self._pay()
+                self._came_through()
             self._watch(epochs[-1], now_s)
             return 0.0 if self._send_one(epochs[-1], now_s) else self._settings.poll_s
         except LinkDown as error:
@@ -257,13 +260,13 @@ class Drain:
         return [(parcel.sent[index], reason) for index, reason in answer.rejected.items()]
 
     def _commit(self, bodies: list[bytes]) -> Answer:
-        """Have rows committed, with what else is to be told. Errors: Rejected, LinkDown, StorageFailed."""
+        """Have rows committed, with what else is to be told. Errors: Rejected, LinkDown."""
         untold = self._progress.untold()
         minted = self._minted_news()
         answer = self._cloud.submit(bodies, minted, burials(untold, self._origin))
         self.beat.beat()
         self._news.told(minted)
-        self._progress.told(untold)
+        self._told = untold
         return answer
 
     def _make_sure_it_is_the_row(self) -> None:
@@ -281,6 +284,7 @@ class Drain:
             self._commit([])
         except Rejected as error:
             raise LinkDown(f"the cloud does not take the account of what was minted: {error}") from None
+        self._pay()
         self._came_through()
 
     def _minted_news(self) -> dict[str, dict[str, int]]:
@@ -298,21 +302,29 @@ class Drain:
         self._pay()
 
     def _pay(self) -> None:
+        """Write what the cloud has committed and the account does not hold yet. Errors: StorageFailed."""
         if self._owed is not None:
             owed = self._owed
             self._progress.settle(owed.epoch, owed.lane, owed.first, owed.last, owed.buried, self._clock.now().wall_ns)
             self._owed = None
             self._moved_s = self._clock.uptime_s()
-            self._disk_is_back()
+        if self._told:
+            self._progress.told(self._told)
+            self._told = ()
 
     def _disk_failed(self, error: StorageFailed) -> None:
         self._disk.failed(self._clock.uptime_s())
         log.error("account_not_written tries=%d error=%s: nothing is sent until it can be", self._disk.failures, error)
 
-    def _disk_is_back(self) -> None:
-        if self._disk.failures:
-            log.info("account_written tries=%d", self._disk.failures)
-            self._disk.succeeded()
+    def _note_link(self, state: str, said: str) -> None:
+        try:
+            self._progress.note_link(state, self._clock.now().wall_ns, self._rows_per_s, said, self._rate.rates())
+        except StorageFailed as error:
+            self._disk_failed(error)
+        else:
+            if self._disk.failures:
+                log.info("account_written tries=%d", self._disk.failures)
+                self._disk.succeeded()
 
     # --- the link
 
@@ -340,12 +352,6 @@ class Drain:
             log.log(level, "link_down url=%s tries=%d error=%s", self._settings.cloud.url, self._link.failures, error)
         self._seen = _NOT_LOOKED
         self._note_link("down", str(error))
-
-    def _note_link(self, state: str, said: str) -> None:
-        try:
-            self._progress.note_link(state, self._clock.now().wall_ns, self._rows_per_s, said, self._rate.rates())
-        except StorageFailed as error:
-            self._disk_failed(error)
 
     def _watch(self, epoch: str, now_s: float) -> None:
         """Begin anew if there is a backlog, the link claims to be up and nothing was settled for too long."""

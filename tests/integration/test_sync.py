@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
+import resource
 import signal
 import socket
 import subprocess
@@ -77,6 +80,9 @@ FALSE_ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "503 in odd words": (503, {"Content-Type": JSON, "Retry-After": "\xb2"}, b"{}"),
     "500": (500, {"Content-Type": "text/plain"}, b"oops"),
     "429": (429, {"Content-Type": JSON, "Retry-After": "7"}, b'{"error": "slowly"}'),
+    "408": (408, {"Content-Type": JSON}, b'{"error": "too slow"}'),
+    "404": (404, {"Content-Type": "text/html"}, b"<html>not here</html>"),
+    "405": (405, {"Content-Type": JSON}, b"{}"),
     "redirect": (302, {"Location": "http://login.example"}, b""),
     "captive portal": (200, {"Content-Type": "text/html"}, b"<html>Welcome, please log in</html>"),
     "large captive portal": (200, {"Content-Type": "text/html"}, b"<!--" + b"x" * (5 << 20)),
@@ -89,6 +95,17 @@ FALSE_ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
 def answer(uplink: Uplink, act: str, method: str, path: str, headers: dict[str, str], body: bytes) -> Any:
     if act in FALSE_ANSWERS:
         return FALSE_ANSWERS[act]
+    if act == "422 of rows":
+        return (
+            (422, {"Content-Type": JSON}, b'{"error": "no"}')
+            if has_rows(body)
+            else pass_on(uplink, method, path, headers, body)
+        )
+    if act == "rejects all":
+        batch = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(body))
+        rejected = [{"index": index, "reason": "not today"} for index in range(len(batch["events"]))]
+        said = {"batch": batch["batch"], "accepted": 0, "duplicates": 0, "rejected": rejected}
+        return 200, {"Content-Type": JSON}, json.dumps(said).encode()
     if act == "400 by a proxy":
         return 400, {"Content-Type": "text/html"}, b"<html>Bad Request</html>"
     if act in ("another batch", "too few"):
@@ -97,6 +114,14 @@ def answer(uplink: Uplink, act: str, method: str, path: str, headers: dict[str, 
         said = {"batch": batch["batch"], "accepted": rows, "duplicates": 0, "rejected": []}
         said |= {"batch": "0" * 64} if act == "another batch" else {"accepted": rows - 1}
         return 200, {"Content-Type": JSON}, json.dumps(said).encode()
+    return pass_on(uplink, method, path, headers, body)
+
+
+def has_rows(body: bytes) -> bool:
+    return bool(json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(body))["events"])
+
+
+def pass_on(uplink: Uplink, method: str, path: str, headers: dict[str, str], body: bytes) -> Any:
     there = uplink.cloud.pool.request(method, uplink.cloud.url + path, body=body, headers=headers)
     return there.status, {"Content-Type": there.headers["content-type"]}, there.data
 
@@ -114,6 +139,7 @@ def uplink(cloud: ReferenceCloud) -> Iterator[Uplink]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -172,6 +198,7 @@ class Line:
         self.token = folder / "token"
         self.token.touch(mode=0o600)
         self.token.write_text(TOKENS["g1"])
+        self.jitter: Callable[[float, float], float] = lambda low, _high: low
         self.drain: Drain | None = None
         self.open()
 
@@ -187,7 +214,13 @@ class Line:
         """Start a sync worker, a second one after the first was closed."""
         loaded = SyncSettings.model_validate(self.settings(**changed))
         self.progress = Progress(loaded.state_dir / "sync.db")
-        self.link = Link(loaded.retry.first_s, loaded.retry.max_s, lambda low, _high: low)
+        self.link = Link(
+            loaded.retry.first_s,
+            loaded.retry.max_s,
+            self.jitter,
+            breaker_failures=loaded.retry.breaker_failures,
+            retry_after_max_s=loaded.retry.retry_after_max_s,
+        )
         witness = Witness(TieReader(loaded.state_dir / "gateway.db"), self.progress, self.clock)
         self.pool = Cloud(loaded.cloud, witness)
         self.drain = Drain(loaded, self.progress, self.pool, self.link, self.clock)
@@ -220,6 +253,15 @@ class Line:
 
     def settled(self) -> int:
         return sum(self.progress.settled(self.outbox.epoch, lane).count() for lane in Lane)
+
+    def buried(self) -> int:
+        found: int = self.progress._connection.execute("SELECT count(*) FROM buried").fetchone()[0]
+        return found
+
+    def link_facts(self) -> dict[str, object]:
+        found = SettledReader(self.folder / "state" / "sync.db").link()
+        assert found is not None
+        return found
 
     # --- rows
 
@@ -350,6 +392,172 @@ def test_a_token_that_is_refused_loses_nothing_and_a_new_one_is_read_by_itself(l
     assert line.all_there()
 
 
+def test_a_new_token_is_noticed_in_the_middle_of_a_long_pause(line: Line) -> None:
+    line.jitter = lambda _low, high: high
+    line.token.write_text("an old one")
+    line.again(retry={"first_s": 300.0, "max_s": 300.0})
+    line.add(5)
+    line.step()
+    assert line.step() > 250
+    line.token.unlink()
+    assert line.step() > 250
+    line.token.touch(mode=0o600)
+    line.token.write_text(TOKENS["g1"])
+    line.finish()
+    assert line.all_there()
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        ("redirect", "answered 302 to 'http://login.example': captive portal?"),
+        ("captive portal", "answered 200 with text/html: captive portal?"),
+        ("polite captive portal", "does not speak of our batch: captive portal"),
+        ("no json", "captive portal?"),
+        ("404", "answered 404 with text/html: captive portal?"),
+        ("405", "answered 405: captive portal, or not the address of a cloud's API"),
+        ("another batch", "does not speak of our batch"),
+        ("cut off", "the answer was cut off"),
+        ("503", 'answered 503 with \'{"error": "later"}\''),
+    ],
+)
+def test_one_line_of_the_log_and_the_status_name_what_was_seen(
+    line: Line, caplog: pytest.LogCaptureFixture, act: str, said: str
+) -> None:
+    line.add(1)
+    line.uplink.script.extend([act] * 5)
+    for _ in range(5):
+        line.step()
+    (told,) = [record.getMessage() for record in caplog.records if "link_down" in record.getMessage()]
+    assert said in told
+    link = line.link_facts()
+    assert (link["state"], said in str(link["said"])) == ("down", True)
+    line.finish()
+    assert (line.link_facts()["state"], line.link_facts()["said"]) == ("up", "")
+
+
+def test_after_some_failures_a_try_carries_one_row_until_one_is_committed(line: Line) -> None:
+    line.again(retry={"first_s": 0.01, "max_s": 60.0, "breaker_failures": 3}, batch={"live_share": 0.0})
+    line.add(100)
+    line.add_frame()
+    line.uplink.script.extend(["503"] * 6)
+    for _ in range(6):
+        line.step()
+    tried = [(what.split("/")[2], len(ids)) for what, ids in line.uplink.asked]
+    assert sorted(tried[:3]) == [("blobs", 0), ("blobs", 0), ("ingest", 100)]
+    assert tried[3:] == [("ingest", 1)] * 3
+    line.step()
+    line.step()
+    line.step()
+    assert sorted(len(ids) for ids in line.uplink.batches()[-3:]) == [1, 1, 99]
+    line.finish()
+    assert line.all_there()
+
+
+def test_a_drain_that_overslept_its_backlog_begins_anew(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    line.add(1)
+    line.finish()
+    line.step()
+    line.add(5)
+    assert line.drain is not None
+    line.drain._seen = line.drain._look()  # it believes that it has
+    line.clock.seconds += 299
+    for _ in range(3):
+        line.step()
+    assert (line.settled(), "drain_stuck" in caplog.text) == (1, False)
+    line.clock.seconds += 2
+    line.step()
+    assert "drain_stuck lanes=BULK after_s=300: begun anew" in caplog.text
+    line.finish()
+    assert line.all_there()
+
+
+def test_an_idle_drain_is_not_called_stuck(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    line.add(1)
+    line.finish()
+    for _ in range(5):
+        line.clock.seconds += 1000
+        line.step()
+    line.clock.seconds += 1000
+    line.add(5)
+    line.finish()
+    assert line.all_there()
+    assert "drain_stuck" not in caplog.text
+
+
+def test_signs_of_life_come_from_answers_and_from_pauses_that_are_meant(line: Line) -> None:
+    """The worker's silence grows while it steps and gets nothing done."""
+    line.again(batch={"max_rows": 8, "live_share": 0.0})
+    line.add(8)
+    assert line.drain is not None
+    line.uplink.script.extend(["422 of rows"] * 3)
+    for _ in range(3):
+        line.clock.seconds += 10
+        assert line.step() == 0
+    assert line.drain.beat.silent_s() == 30
+    line.step()
+    assert line.drain.beat.silent_s() == 0
+
+
+# --- this machine's own disk
+
+
+@contextlib.contextmanager
+def file_too_large(_line: Line) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def no_more_pages(line: Line) -> Iterator[None]:
+    connection = line.progress._connection
+    connection.execute("CREATE TABLE filler (bytes BLOB)")
+    connection.execute("PRAGMA max_page_count = 1")
+    connection.execute(
+        "CREATE TRIGGER fill BEFORE UPDATE ON link BEGIN INSERT INTO filler VALUES (zeroblob(9000)); END"
+    )
+    connection.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON settled BEGIN INSERT INTO filler VALUES (zeroblob(9000)); END"
+    )
+    yield
+    connection.execute("PRAGMA max_page_count = 1000000")
+
+
+@contextlib.contextmanager
+def read_only(line: Line) -> Iterator[None]:
+    line.progress._connection.execute("PRAGMA query_only = 1")
+    yield
+    line.progress._connection.execute("PRAGMA query_only = 0")
+
+
+DISK_HARMS = {"failing": file_too_large, "full": no_more_pages, "read-only": read_only}
+
+
+@pytest.mark.parametrize("harm", DISK_HARMS)
+def test_an_account_that_cannot_be_written_is_waited_for_and_what_was_committed_is_not_sent_again(
+    line: Line, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    caplog.set_level("INFO")
+    line.add(3)
+    line.finish()
+    before, asked = line.refused(), len(line.uplink.batches())
+    line.add(200)
+    with DISK_HARMS[harm](line):
+        for _ in range(20):
+            line.clock.seconds += 60
+            line.step()
+        assert line.settled() == 3
+    assert len(line.uplink.batches()) == asked + 1
+    assert "nothing is sent until it can be" in caplog.text
+    line.clock.seconds += 60
+    line.finish()
+    assert line.all_there()
+    assert line.refused() == before
+    assert "account_written" in caplog.text
+
+
 # --- poison
 
 
@@ -410,6 +618,53 @@ def test_a_row_that_this_disk_damaged_is_buried_and_the_rest_goes_on(line: Line)
         line.outbox.connection.execute("UPDATE entry SET checksum = checksum + 1 WHERE position = ?", (position,))
     line.finish()
     assert line.all_there(buried=1)
+
+
+@pytest.mark.parametrize("act", ["422 of rows", "rejects all"])
+def test_a_cloud_that_refuses_everything_has_a_few_rows_buried_and_the_rest_waits_until_it_is_well(
+    line: Line, caplog: pytest.LogCaptureFixture, act: str
+) -> None:
+    line.again(batch={"max_rows": 16, "live_share": 0.0}, bury={"min_rows": 3})
+    line.add(200)
+    line.uplink.script.extend([act] * 200)
+    for _ in range(100):
+        line.clock.seconds += 60
+        line.step()
+    buried = line.buried()
+    assert buried == (3 if act == "422 of rows" else 0)
+    assert (line.settled(), line.link.state) == (buried, "up")
+    assert "lane_held lane=BULK" in caplog.text
+    assert "bulk held: " in str(line.link_facts()["said"])
+    assert "too many to bury" in str(line.link_facts()["said"])
+    line.uplink.script.clear()
+    line.clock.seconds += 60
+    line.finish()
+    assert line.all_there(buried=buried)
+    assert line.link_facts()["said"] == ""
+
+
+def test_a_held_lane_holds_no_other(line: Line) -> None:
+    line.again(batch={"max_rows": 20, "live_share": 0.0}, bury={"min_rows": 1})
+    line.add(40, Lane.BULK, time="yesterday")
+    line.step()
+    assert line.link_facts()["said"] != ""
+    line.add(30, Lane.RESULT)
+    for _ in range(10):
+        line.step()
+    assert line.audit()["held"] == 30
+    assert line.progress.settled(line.outbox.epoch, Lane.BULK).count() == 0
+    assert line.buried() == 0
+
+
+def test_one_row_in_a_hundred_is_poison_and_each_is_buried_exactly(line: Line) -> None:
+    line.again(batch={"max_rows": 64, "live_share": 0.2})
+    poison = []
+    for number in range(10):
+        line.add(99)
+        poison += line.add(1, **({"data": deep()} if number % 2 else {"time": "yesterday"}))
+    line.finish()
+    assert line.all_there(buried=10)
+    assert {f"{told['epoch']}-{told['seq']}" for told in line.uplink.told} == set(poison)
 
 
 # --- frames
@@ -572,12 +827,12 @@ def test_a_worker_comes_before_its_gateway(line: Line, tmp_path: Path) -> None:
 class Worker:
     """`python -m millrace sync` over a line's database."""
 
-    def __init__(self, line: Line) -> None:
-        (line.folder / "sync.yaml").write_text(yaml.safe_dump(line.settings()), encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "millrace", "sync", "--config", str(line.folder / "sync.yaml")],
-            stderr=subprocess.DEVNULL,
-        )
+    def __init__(self, line: Line, log: Path | None = None, **changed: Any) -> None:
+        (line.folder / "sync.yaml").write_text(yaml.safe_dump(line.settings(**changed)), encoding="utf-8")
+        with (log or Path(os.devnull)).open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "millrace", "sync", "--config", str(line.folder / "sync.yaml")], stderr=errors
+            )
 
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
