@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from millrace.database import Damaged, Database, set_aside
+from millrace.database import Database
+from millrace.healing import heal
 from millrace.outbox import Entry, Lane
 from millrace.ranges import RangeSet
 from millrace.settled import SCHEMA
@@ -83,11 +84,10 @@ class Progress:
 
         A damaged one is set aside: everything is sent again, and the cloud knows what it has.
         """
-        try:
-            self._database = _open_sound(path)
-        except Damaged as error:
-            log.error("account_damaged error=%s kept=%s: all is sent again", error, set_aside(path))
-            self._database = _open_sound(path)
+        why = heal(path, lambda _old, new, _why: Database(new, _STEPS).close())
+        if why is not None:
+            log.error("account_damaged error=%s: all is sent again", why)
+        self._database = Database(path, _STEPS)
         self._connection = self._database.connection
         self._mutex = threading.RLock()
         self._settled: dict[tuple[str, Lane], RangeSet] = {}
@@ -235,13 +235,3 @@ class Progress:
     def close(self) -> None:
         """Close the file and give the lock back."""
         self._database.close()
-
-
-def _open_sound(path: Path) -> Database:
-    database = Database(path, _STEPS)
-    try:
-        database.check()
-    except Damaged:
-        database.close()
-        raise
-    return database

@@ -64,6 +64,7 @@ class Spool:
         self._offsets = self._find_offsets()
         self._young_from_seq = self._note_young()
         self._is_met = False
+        self._account_for_doubt()
 
     def close(self) -> None:
         """Close the file; what it holds stays."""
@@ -205,6 +206,18 @@ class Spool:
             "reason": reason,
         }
         return self._draft(Admission("ledger", events.LEDGER, self._clock.now(), data), self._outbox.mint())
+
+    def _account_for_doubt(self) -> None:
+        """After damage or loss, write ledger records for all that is neither held nor surely received."""
+        doubt = self._outbox.doubt()
+        if doubt is None:
+            return
+        unproven = self._outbox.unproven(doubt)
+        with self._outbox.transaction():
+            self._append(
+                [self._ledger(epoch, first, last, "unproven", doubt.why[:400]) for epoch, first, last in unproven]
+            )
+            self._outbox.resolve()
 
     def _rekey(self, offset: int, taken: RangeSet) -> None:
         after, last = offset + self._young_from_seq - 1, self._outbox.next_position - 1

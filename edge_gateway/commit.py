@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome
 from edge_gateway.metrics import Metrics
+from edge_gateway.relearn import relearn, unproven
 from edge_gateway.router import Decision, decide, frame_goes
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Answer, Store
@@ -59,6 +60,7 @@ class Committer:
         self._source = topics.gateway_source(settings.prefix, settings.gateway)
         self._alarmed_s: dict[tuple[str, str], float] = {}
         self._withheld: set[tuple[str, str]] = set()
+        self._account_for_doubt()
 
     def commit(self, batch: Sequence[Finished]) -> Committed:
         """Accept the batch; StorageFailed if the disk refuses: then nothing of it happened, try again."""
@@ -83,6 +85,33 @@ class Committer:
         for (device, epoch), owed in work.owed.items():
             work.done.receipts[device, epoch] = self._receipt(device, epoch, owed)
         return work.done
+
+    def _account_for_doubt(self) -> None:
+        """After damage or loss, write ledger records for all that was accepted or minted and is not proven."""
+        outbox = self._store.outbox
+        doubt = outbox.doubt()
+        if doubt is None:
+            return
+        now, reason = self._clock.now(), doubt.why[:400]
+        try:
+            with outbox.transaction():
+                accounted = relearn(self._store)
+                lost = [("device", *found) for found in unproven(self._store, doubt, accounted)]
+                lost += [("gateway", self._settings.gateway, *found) for found in outbox.unproven(doubt)]
+                for kind, name, epoch, first, last in lost:
+                    data = {
+                        kind: name,
+                        "epoch": epoch,
+                        "from": first,
+                        "to": last,
+                        "disposition": "unproven",
+                        "reason": reason,
+                    }
+                    self._say(Lane.RESULT, events.LEDGER, data, None, now)
+                outbox.resolve()
+        except StorageFailed:
+            self._store.reload_streams()
+            raise
 
     def reopened(self) -> list[Message]:
         """Return the receipts with which devices that were held back learn that there is room again, once."""

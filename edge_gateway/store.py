@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_gateway.relearn import TABLES
 from edge_gateway.streams import Stream
 from millrace import crashpoints, ties
 from millrace.blobs import BlobStore
 from millrace.mending import Sighting
-from millrace.outbox import Draft, Entry, Lane, Outbox
+from millrace.outbox import Draft, Entry, Extension, Lane, Outbox
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
 
@@ -37,6 +38,7 @@ CREATE TABLE quarantine (
 """,
     ties.SCHEMA,
 )
+_OWN_LANES = (Lane.ALARM, Lane.VERDICT, Lane.RESULT)
 QUARANTINE_PAYLOAD_BYTES = 64 << 10
 
 
@@ -55,7 +57,7 @@ class Store:
     def __init__(self, folder: Path, machine_id: str, max_bytes: int) -> None:
         """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
         self.blobs = BlobStore(folder / "frames")
-        self.outbox = Outbox(folder / "gateway.db", self.blobs, machine_id, _STEPS)
+        self.outbox = Outbox(folder / "gateway.db", self.blobs, machine_id, Extension(_STEPS, TABLES, _OWN_LANES))
         self._connection = self.outbox.connection
         self._settled = SettledReader(folder / "sync.db")
         self._max_bytes = max_bytes
@@ -78,6 +80,10 @@ class Store:
     def stream(self, device: str, epoch: str) -> Stream | None:
         """Return what is known of an epoch of a device."""
         return self._streams.get((device, epoch))
+
+    def streams(self) -> list[Stream]:
+        """Return all of them."""
+        return list(self._streams.values())
 
     def open_stream(self, device: str, epoch: str) -> Stream:
         """Return the stream, made if it is new."""

@@ -139,7 +139,7 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_CONFIG)
     except Damaged as error:
-        click.echo(f"error: {error}; move it aside with its -wal and -shm, and a new one is made", err=True)
+        click.echo(f"error: {error}; the next start sets it aside and carries over what can be read", err=True)
         sys.exit(EXIT_FAILED)
     except AddressTaken as error:
         click.echo(f"error: {error}", err=True)

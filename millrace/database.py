@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any
+from threading import Timer
+from typing import Any, Self
 from urllib.parse import quote
 
 from millrace import crashpoints
-from millrace.blobs import StorageFailed, make_folder
+from millrace.blobs import StorageFailed, make_folder, sync_folder
 
 __all__ = [
     "Connection",
@@ -25,19 +27,28 @@ __all__ = [
     "Database",
     "Locked",
     "NewerSchema",
+    "Ruin",
     "Viewer",
+    "find_fault",
+    "locked",
     "open_reader",
-    "set_aside",
     "storage_errors",
 ]
+
+log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x4D494C4C  # "MILL"
 SCHEMA_VERSION = 2
 """One number for all files of a release; version 0.1.0 wrote 1."""
 CHECKPOINT_PAGES = 1000
 WAL_LIMIT_BYTES = 8 << 20
+MAX_SCHEMA_VERSION = 1000
+"""A higher number in a file is no newer program's but damage."""
+PAGE_BYTES = 4096
+TAILS = ("", "-wal", "-shm")
+"""What belongs to a database: itself, its log, and the log's index."""
 _PRAGMAS = (
-    "page_size = 4096",
+    f"page_size = {PAGE_BYTES}",
     "journal_mode = WAL",
     "synchronous = FULL",
     f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
@@ -58,7 +69,41 @@ class NewerSchema(Exception):
 
 
 class Damaged(Exception):
-    """The file is no database, or the disk has spoilt it: what it held cannot be read any more."""
+    """The file is no database, or the disk has spoilt it. Its owner, started again, sets it aside and salvages it."""
+
+
+class _Watched(sqlite3.Connection):
+    """A connection that says Damaged where SQLite finds damage, and marks the file for its owner's next start."""
+
+    path: Path
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor(_WatchedCursor).execute(*given)
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor(_WatchedCursor).executemany(*given)
+
+
+class _WatchedCursor(sqlite3.Cursor):
+    def execute(self, *given: Any) -> Self:
+        with _marking(self.connection):
+            return super().execute(*given)
+
+    def executemany(self, *given: Any) -> Self:
+        with _marking(self.connection):
+            return super().executemany(*given)
+
+    def fetchone(self) -> Any:
+        with _marking(self.connection):
+            return super().fetchone()
+
+    def fetchall(self) -> list[Any]:
+        with _marking(self.connection):
+            return super().fetchall()
+
+    def __next__(self) -> Any:
+        with _marking(self.connection):
+            return super().__next__()
 
 
 class Database:
@@ -75,8 +120,11 @@ class Database:
             make_folder(path.parent)
             undo.callback(os.close, _take_lock(path))
             _refuse_newer(path)
-            self.connection = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+            self.connection = sqlite3.connect(
+                path, isolation_level=None, timeout=5, check_same_thread=False, factory=_Watched
+            )
             undo.callback(self.connection.close)
+            self.connection.path = path
             self.connection.text_factory = _lenient_text
             for pragma in _PRAGMAS:
                 self.connection.execute(f"PRAGMA {pragma}")
@@ -86,13 +134,6 @@ class Database:
     def close(self) -> None:
         """Close the file and give the lock back."""
         self._close()
-
-    def check(self) -> None:
-        """Read all of the file's structure; Damaged if it does not hold together."""
-        with storage_errors(self.path):
-            (found,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise Damaged(f"{self.path}: {found}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -158,21 +199,72 @@ def _damage(path: Path) -> Iterator[None]:
         raise Damaged(f"{path}: {error}") from error
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that a new one can take its place; return the new name. Errors: Locked, StorageFailed.
+class Ruin:
+    """What is left of a damaged file, read-only: what can be read of it is, and the file stays as it is."""
 
-    An older one that was set aside makes room.
-    """
-    with storage_errors(path):
-        lock = _take_lock(path)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def query(self, sql: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]] | None:
+        """Return the rows, or None where damage is in the way."""
         try:
-            for tail in ("-wal", "-shm", ""):  # a log without its file would be taken for the new file's
-                part = path.with_name(path.name + tail)
-                if part.exists():
-                    part.replace(path.with_name(f"{path.name}.damaged{tail}"))
-        finally:
-            os.close(lock)
-    return path.with_name(f"{path.name}.damaged")
+            return self._open().execute(sql, values).fetchall()
+        except sqlite3.Error:
+            return None
+
+    def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """Yield rows up to the first that cannot be read."""
+        try:
+            yield from self._open().execute(sql)
+        except sqlite3.Error:
+            return
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            self._connection = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, isolation_level=None)
+            self._connection.text_factory = _lenient_text
+        return self._connection
+
+
+def find_fault(path: Path, budget_s: float) -> str | None:
+    """Read a file's structure, read-only, for as long as the budget lasts; return what does not hold together."""
+    if not path.exists():
+        return None
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, check_same_thread=False)
+    except sqlite3.OperationalError:  # what keeps it from being opened will keep its owner too, who says so
+        return None
+    is_late: list[bool] = []
+
+    def interrupt() -> None:
+        is_late.append(True)
+        connection.interrupt()
+
+    timer = Timer(budget_s, interrupt)
+    timer.start()
+    try:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError:  # interrupted, or the disk refuses
+        return None
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    finally:
+        timer.cancel()
+        timer.join()
+        connection.close()
+    if is_late:
+        return None
+    if not 0 <= version <= MAX_SCHEMA_VERSION or (tables and not version):
+        return f"its schema has the number {version}"
+    return None if found == "ok" else str(found)
 
 
 def open_reader(path: Path, sign_of_life: str) -> Connection | None:
@@ -193,6 +285,36 @@ def open_reader(path: Path, sign_of_life: str) -> Connection | None:
             return None
         raise
     return connection
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the sole right to write `path` inside. Errors: Locked, OSError."""
+    descriptor = _take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def mark_of(path: Path) -> Path:
+    """Return the file that says, by being there, that damage was found in `path`."""
+    return path.with_name(path.name + ".heal")
+
+
+@contextmanager
+def _marking(connection: sqlite3.Connection) -> Iterator[None]:
+    assert isinstance(connection, _Watched)
+    try:
+        with _damage(connection.path):
+            yield
+    except Damaged:
+        try:
+            mark_of(connection.path).touch(0o600)  # empty: there may be no room
+            sync_folder(connection.path.parent)
+        except OSError as error:
+            log.error("damage_not_marked file=%s error=%s", connection.path, error)
+        raise
 
 
 def _lenient_text(raw: bytes) -> str:
@@ -233,7 +355,7 @@ def _refuse_newer(path: Path) -> None:
         return
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     connection.close()
-    if version > SCHEMA_VERSION:
+    if SCHEMA_VERSION < version <= MAX_SCHEMA_VERSION:
         raise NewerSchema(
             f"{path} was written by a newer Millrace (schema {version}, this program knows {SCHEMA_VERSION});"
             " run that one, or use another state_dir"

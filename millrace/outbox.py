@@ -6,10 +6,11 @@ The agent's spool and the gateway's database are both outboxes; the gateway adds
 
 from __future__ import annotations
 
+import logging
 import random
 import string
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,10 +18,16 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from millrace import events, jsontext
 from millrace.birth import birth
-from millrace.blobs import BlobStore
+from millrace.blobs import BlobStore, make_folder
 from millrace.database import Database, Viewer, storage_errors
-from millrace.reservation import Reservation
+from millrace.healing import heal
+from millrace.ranges import RangeSet
+from millrace.rebuild import Known, Rebuild, Table
+from millrace.reservation import LastSeen, Reservation
+
+log = logging.getLogger(__name__)
 
 _STEPS = (
     """
@@ -53,6 +60,7 @@ CREATE TABLE minted (
 )
 
 _SELECT_ALL = "SELECT * FROM entry WHERE position > ? ORDER BY position LIMIT ?"
+_SELECT_KEYS = "SELECT position, lane, epoch, seq FROM entry WHERE position > ? ORDER BY position LIMIT ?"
 _SELECT_LANE = "SELECT * FROM entry WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
 _NEWEST_LANE = "SELECT position FROM entry WHERE lane = ? ORDER BY position DESC LIMIT ?"
 _SIZES_LANE = (
@@ -60,6 +68,9 @@ _SIZES_LANE = (
     " LEFT JOIN blob ON sha256 = blob WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
 )
 _COUNT_LANE = "SELECT count(*) FROM (SELECT 1 FROM entry WHERE lane = ? AND position > ? LIMIT 100000)"
+
+
+KEYS_AT_ONCE = 4096
 
 
 class Lane(IntEnum):
@@ -106,14 +117,39 @@ class Entry:
     intact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """After damage or loss: seqs of own epochs, of which only those that are held or were received are proven.
+
+    `is_salvaged` says that rows in the midst may be missing, others' too.
+    """
+
+    why: str
+    is_salvaged: bool
+    ranges: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What an owner keeps in the same file: `steps` make his tables, schema by schema; `tables` are carried over.
+
+    `own_lanes` are those in which a row of an own epoch is his own; None if there are no others' rows.
+    """
+
+    steps: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    own_lanes: Sequence[Lane] | None = None
+
+
 class Outbox:
-    """The writer's side of the file; used by one thread. Opening it creates it, checks it and takes the lock."""
+    """The writer's side of the file; used by one thread. Opening it creates it and takes the lock.
 
-    def __init__(self, path: Path, blobs: BlobStore, machine_id: str, steps: Sequence[str] = ()) -> None:
-        """Open or create the file; `steps` are those of the owner's further tables, schema by schema.
+    A damaged file is set aside, and what reads of it is carried over; see `doubt`.
+    """
 
-        Errors: Locked, NewerSchema, StorageFailed, Damaged.
-        """
+    def __init__(self, path: Path, blobs: BlobStore, machine_id: str, more: Extension | None = None) -> None:
+        """Open or create the file. Errors: Locked, NewerSchema, StorageFailed; Damaged: the next start heals it."""
+        more = more or Extension()
         self.path = path
         self.blobs = blobs
         self.epoch, self.next_seq = "", 1
@@ -121,12 +157,16 @@ class Outbox:
         self._new_pictures: set[str] = set()
         self._age_origin_s: float | None = None
         with ExitStack() as undo, storage_errors(path):
-            self._database = Database(
-                path, [ours + theirs for ours, theirs in zip_longest(_STEPS, steps, fillvalue="")]
-            )
+            make_folder(path.parent)
+            self._reservation = Reservation(path.with_name(path.name + ".epoch"))
+            self._last_seen = LastSeen(path.with_name(path.name + ".seen"))
+            undo.callback(self._last_seen.close)
+            steps = [ours + theirs for ours, theirs in zip_longest(_STEPS, more.steps, fillvalue="")]
+            heal(path, self._rebuild(steps, more, machine_id), is_used=bool(self._reservation.reserved))
+            self._database = Database(path, steps)
             undo.callback(self._database.close)
             self.connection = self._database.connection
-            self._reservation = Reservation(path.with_name(path.name + ".epoch"))
+            self._own_lanes = more.own_lanes
             self._load_counters()
             self._load_epoch(machine_id)
             self._collect_orphans()
@@ -135,6 +175,24 @@ class Outbox:
     def close(self) -> None:
         """Close the file and give the lock back."""
         self._database.close()
+        self._last_seen.close()
+
+    def _rebuild(self, steps: Sequence[str], more: Extension, machine_id: str) -> Callable[[Path, Path, str], None]:
+        def fill(old: Path, new: Path, why: str) -> None:
+            tables = (
+                Table("meta", _fits_meta, key=("key",)),
+                Table("minted", _fits_minted, key=("origin", "epoch")),
+                *more.tables,
+            )
+            known = Known(self._reservation.reserved, self._last_seen.read())
+            rebuild = Rebuild(self.blobs, known, random_epoch(), machine_id, _is_sound, more.own_lanes, tables)
+            database = Database(new, steps)
+            try:
+                rebuild.fill(old, database, why)
+            finally:
+                database.close()
+
+        return fill
 
     def _load_counters(self) -> None:
         self.next_position: int
@@ -153,16 +211,87 @@ class Outbox:
             self.epoch, self.next_seq = row
         now = {"machine_id": machine_id, "birth": birth(self.path)}
         known = dict(self.connection.execute("SELECT key, value FROM meta"))
-        if all(known.get(key) == value for key, value in now.items()):
+        lost = self._find_lost(is_new=row is None)
+        if not lost and all(known.get(key) == value for key, value in now.items()):
             return
         with self.transaction():
-            if row is None:
+            if lost:
+                self._begin_in_doubt("the file was lost" if row is None else "set back to an older state", lost)
+            elif row is None:
                 self.new_epoch("created")
             elif known.get("machine_id", machine_id) != machine_id:
                 self.new_epoch("another machine")
             elif "birth" in known:
                 self.new_epoch("a copy was put in its place")
             self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", now.items())
+
+    # --- doubt
+
+    def _find_lost(self, *, is_new: bool) -> dict[str, tuple[int, int]]:
+        """Return the seqs that were minted or may have been, and of which this file knows nothing.
+
+        It was set back, by a restored copy or a lost log, if it says less than was seen committed.
+        """
+        minted, reserved, seen = self.minted(), self._reservation.reserved, self._last_seen.read()
+        if is_new:
+            return {epoch: (1, last) for epoch, last in reserved.items() if last}
+        doubt = self.doubt()
+        if seen is None or (doubt and seen[0] in doubt.ranges):
+            return {}
+        epoch, next_seq, next_position = seen
+        if epoch in minted and next_seq <= minted[epoch] + 1 and next_position <= self.next_position:
+            return {}
+        self.next_position = max(self.next_position, next_position)
+        last = {**reserved, epoch: max(reserved.get(epoch, 0), next_seq - 1)}
+        return {
+            name: (minted.get(name, 0) + 1, last[name])
+            for name in last
+            if (name == self.epoch or name not in minted) and last[name] > minted.get(name, 0)
+        }
+
+    def _begin_in_doubt(self, why: str, lost: Mapping[str, tuple[int, int]]) -> None:
+        log.error("outbox_set_back file=%s why=%r", self.path, why)
+        older = self.doubt()
+        ranges, is_salvaged = ({**lost, **older.ranges}, older.is_salvaged) if older else (lost, False)
+        told = jsontext.dump({"why": why, "is_salvaged": is_salvaged, "ranges": ranges}).decode()
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('doubt', ?)", (told,))
+        self.new_epoch(why)
+
+    def doubt(self) -> Doubt | None:
+        """Return what is not proven since the file was damaged or lost, until it is `resolved`."""
+        row = self.connection.execute("SELECT value FROM meta WHERE key = 'doubt'").fetchone()
+        try:
+            value: Any = jsontext.parse(row[0]) if row else None
+            return value and Doubt(
+                str(value["why"]),
+                bool(value["is_salvaged"]),
+                {str(epoch): (int(first), int(last)) for epoch, (first, last) in value["ranges"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def unproven(self, doubt: Doubt) -> list[tuple[str, int, int]]:
+        """Return of the own seqs in doubt those of which no row is held: (epoch, first, last), oldest epoch first."""
+        held = {epoch: RangeSet() for epoch in doubt.ranges}
+        for epoch, seq in self.keys(self._own_lanes):
+            if epoch in held:
+                held[epoch].add(seq)
+        return [
+            (epoch, first, last)
+            for epoch, (low, high) in doubt.ranges.items()
+            for first, last in held[epoch].gaps(low, high)
+        ]
+
+    def keys(self, lanes: Sequence[Lane] | None = None) -> Iterator[tuple[str, int]]:
+        """Yield epoch and seq of each row that is held, of some lanes or of all, in order."""
+        after = 0
+        while rows := self.connection.execute(_SELECT_KEYS, (after, KEYS_AT_ONCE)).fetchall():
+            after = rows[-1][0]
+            yield from ((epoch, seq) for _, lane, epoch, seq in rows if lanes is None or lane in lanes)
+
+    def resolve(self) -> None:
+        """Note, inside the present transaction, that ledger records account for what was in doubt."""
+        self.connection.execute("DELETE FROM meta WHERE key = 'doubt'")
 
     def new_epoch(self, reason: str) -> str:
         """Begin a new epoch: from now on seqs count from 1 under a new name. Return the name."""
@@ -198,6 +327,7 @@ class Outbox:
                 if before != self._state():
                     self._save_counters()
             committed = True
+            self._last_seen.note((self.epoch, self.next_seq, self.next_position))
         finally:
             if not committed:
                 self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes = before
@@ -391,6 +521,25 @@ def _entry(
         return Entry(position, Lane(lane), epoch, seq, body, blob, size, born_s, intact)
     except (TypeError, ValueError):  # the damage changed what kind of thing stands there
         return Entry(position, Lane.BULK, "", 0, b"", None, 0, 0, intact=False)
+
+
+def _is_sound(row: tuple[Any, ...]) -> bool:
+    return _entry(*row).intact and isinstance(row[7], int)
+
+
+def _fits_meta(row: tuple[Any, ...]) -> bool:
+    return all(isinstance(value, str) for value in row) and row[0] != "birth"  # this file was made now
+
+
+def _fits_minted(row: tuple[Any, ...]) -> bool:
+    origin, epoch, seq = row
+    return (
+        isinstance(origin, str)
+        and isinstance(epoch, str)
+        and events.EPOCH.match(epoch) is not None
+        and isinstance(seq, int)
+        and 0 <= seq <= events.SEQ_MAX
+    )
 
 
 def _checksum_of(entry: Entry) -> int:

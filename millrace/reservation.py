@@ -1,12 +1,15 @@
 """How far an outbox may have minted, on stable storage beside it: what a lost database can still be declared by.
 
-The file names each epoch and a seq that none of it is above. It is written once for many seqs, before they are used.
+The reservation names each epoch and a seq that none of it is above. It is written once for many seqs, before they are
+used. What is last seen was surely committed: written after each commit and not synced, it is exact after a kill and
+may be older, never newer, after a power cut. A database that says less was set back.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +44,44 @@ class Reservation:
         kept = dict(list(reserved.items())[-EPOCHS_KEPT:])
         _write(self.path, jsontext.dump({"reserved": kept}))
         self._reserved = kept
+
+
+Seen = tuple[str, int, int]
+"""Epoch, next seq and next position after a commit."""
+
+
+class LastSeen:
+    """The file beside one outbox that says how far it was seen to get; one small write in place for each commit."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make it. Errors: OSError."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+
+    def close(self) -> None:
+        """Close the file; a second time is no error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def read(self) -> Seen | None:
+        """Return what was seen last, or None where nothing was or it cannot be read: then it proves nothing."""
+        try:
+            line, _, check = os.pread(self._descriptor, 128, 0).decode("ascii").strip().rpartition(" ")
+            epoch, seq, position = line.split(" ")
+            if int(check) == zlib.crc32(line.encode()) and events.EPOCH.match(epoch):
+                return epoch, int(seq), int(position)
+        except (OSError, ValueError):
+            return None
+        return None
+
+    def note(self, seen: Seen) -> None:
+        """Write what was committed. A disk that refuses is no error: an older word is still true."""
+        line = "{} {} {}".format(*seen)
+        try:
+            os.pwrite(self._descriptor, f"{line} {zlib.crc32(line.encode())}".ljust(127).encode() + b"\n", 0)
+        except OSError as error:
+            log.warning("last_seen_not_written file=%s error=%s", self._path, error)
 
 
 def _read(path: Path) -> dict[str, int]:

@@ -709,3 +709,50 @@ def test_a_database_that_was_set_back_begins_a_new_epoch(gateway: Gateway) -> No
     assert gateway.store.outbox.epoch != old
     purge(gateway)
     assert len(gateway.rows()) == 1
+
+
+# Damage
+
+
+def zero_page_of(gateway: Gateway, table: str) -> None:
+    """Close the gateway, zero a table's first page, and open it again."""
+    gateway.store.close()
+    file = gateway.folder / "gateway.db"
+    with sqlite3.connect(file) as look:
+        (root,) = look.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    look.close()
+    with file.open("r+b") as spoil:
+        spoil.seek((root - 1) * 4096)
+        spoil.write(bytes(4096))
+    gateway.open()
+
+
+@pytest.mark.parametrize("table", ["stream", "answer", "quarantine", "minted", "own_epoch", "counter", "meta", "tie"])
+def test_after_damage_nothing_is_taken_twice_and_nothing_new_for_a_repeat(gateway: Gateway, table: str) -> None:
+    gateway.take(frame(1, SURE), frame(2, UNSURE, picture=1), reading(3))
+    gateway.take(reading(5))
+    old, before = gateway.store.outbox.epoch, [(row.epoch, row.seq, row.position) for row in gateway.rows()]
+    zero_page_of(gateway, table)
+    assert gateway.store.outbox.epoch != old
+    assert [(row.epoch, row.seq, row.position) for row in gateway.rows()][: len(before)] == before
+    results = gateway.said(events.RESULT)
+    done = gateway.take(frame(1, SURE), frame(2, UNSURE, picture=1), reading(3), reading(5))
+    assert gateway.said(events.RESULT) == results
+    assert gateway.count("millrace_events_deduplicated_total", device="cam-1") == 4
+    assert gateway.count("millrace_key_conflicts_total") == 0
+    assert receipt(done)["ranges"] == [[1, 3], [5, 5]]
+    taken = len(gateway.rows())
+    gateway.take(reading(4))
+    assert [row.seq for row in gateway.rows()[taken:]] == [4]
+    assert not [record for record in gateway.ledger() if record[0] == EPOCH]
+
+
+def test_rows_that_are_lost_are_declared_for_the_gateway_and_its_devices(gateway: Gateway) -> None:
+    gateway.take(frame(1, SURE), reading(2), reading(3))
+    old = gateway.store.outbox.epoch
+    zero_page_of(gateway, "entry")
+    declared = gateway.ledger()
+    assert (EPOCH, 1, 3, "unproven") in declared
+    assert next(last for epoch, first, last, how in declared if (epoch, first, how) == (old, 1, "unproven")) >= 1
+    gateway.reopen()
+    assert gateway.ledger() == declared

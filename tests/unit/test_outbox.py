@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from millrace.blobs import BlobStore, StorageFailed
-from millrace.database import SCHEMA_VERSION, Damaged, Locked, NewerSchema
+from millrace.database import SCHEMA_VERSION, Locked, NewerSchema
 from millrace.outbox import Draft, Entry, Lane, Outbox, Reader
 
 RED, BLUE = b"red picture", b"blue picture, longer"
@@ -261,14 +261,6 @@ def test_a_newer_file_is_refused_and_left_as_it_is(outbox: Outbox, path: Path) -
         with pytest.raises(NewerSchema, match=r"spool\.db.*newer"):
             Outbox(path, BlobStore(path.parent / "frames"), "machine-1")
     assert path.read_bytes() == before
-
-
-def test_a_file_that_is_no_database_says_so(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b"not a database" * 100)
-    for _ in range(2):
-        with pytest.raises(Damaged, match="not a database"):
-            Outbox(path, BlobStore(path.parent / "frames"), "machine-1")
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_failure(tmp_path: Path) -> None:

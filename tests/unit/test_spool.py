@@ -58,10 +58,13 @@ def snapshot(tmp_path: Path, opened: Callable[..., Spool]) -> Callable[[], Calla
             live.backup(copy)
         live.close()
         copy.close()
+        beside = {file: file.read_bytes() for file in (tmp_path / "state").glob("spool.db.*")}
 
         def set_back() -> Spool:
             opened().close()
             (tmp_path / "state" / "spool.db").write_bytes((tmp_path / "copy.db").read_bytes())  # as an image writes it
+            for file, content in beside.items():
+                file.write_bytes(content)
             return opened()
 
         return set_back

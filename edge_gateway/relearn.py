@@ -1,0 +1,102 @@
+"""After damage: which events the rows that are left account for, so that none is taken twice and none is forgotten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from millrace import events, jsontext, topics
+from millrace.outbox import Doubt, Entry
+from millrace.ranges import RangeSet
+from millrace.rebuild import Table
+
+if TYPE_CHECKING:
+    from edge_gateway.store import Store
+
+ROWS_AT_ONCE = 256
+Accounted = dict[tuple[str, str], RangeSet]
+"""For each device and epoch, the seqs that some row stands or speaks for."""
+
+
+def _is_stream(row: tuple[Any, ...]) -> bool:
+    try:
+        no, device, epoch, watermark, ahead = row
+        topics.check_level(device)
+        RangeSet((int(first), int(last)) for first, last in json.loads(ahead))
+        return isinstance(no, int) and 0 <= int(watermark) <= events.SEQ_MAX and bool(events.EPOCH.match(epoch))
+    except (ValueError, TypeError):
+        return False
+
+
+def _is_answer(row: tuple[Any, ...]) -> bool:
+    return all(isinstance(number, int) and number >= 0 for number in row[:4]) and isinstance(row[4], str)
+
+
+def _is_quarantined(row: tuple[Any, ...]) -> bool:
+    return isinstance(row[1], int) and isinstance(row[4], bytes)
+
+
+def _is_tie(row: tuple[Any, ...]) -> bool:
+    return all(isinstance(name, str) for name in row[1:5]) and all(isinstance(n, int) for n in (row[0], *row[5:]))
+
+
+TABLES = (
+    Table("tie", _is_tie, key=("origin", "bootid", "peer", "peer_bootid", "span")),
+    Table("stream", _is_stream, number="no"),
+    Table("answer", _is_answer, key=("stream", "seq")),
+    Table("quarantine", _is_quarantined, number="no"),
+)
+
+
+def relearn(store: Store) -> Accounted:
+    """Account in the streams for every event that a row stands or speaks for, inside the present transaction.
+
+    A stream that was lost is begun anew with what is left of it: the rest is sent again, or lies below a device's base.
+    """
+    store.outbox.connection.execute("DELETE FROM answer WHERE stream NOT IN (SELECT no FROM stream)")
+    accounted: Accounted = {}
+    after = 0
+    while entries := store.outbox.read(after, ROWS_AT_ONCE):
+        after = entries[-1].position
+        for entry in entries:
+            for device, epoch, first, last in _spoken_of(entry):
+                accounted.setdefault((device, epoch), RangeSet()).add(first, last)
+    for (device, epoch), seqs in accounted.items():
+        stream = store.open_stream(device, epoch)
+        missing = [gap for first, last in seqs for gap in stream.ahead.gaps(max(first, stream.watermark + 1), last)]
+        if missing:
+            stream.ahead.update(missing[1:])
+            stream.account(*missing[0])
+            store.save_stream(stream)
+    return accounted
+
+
+def unproven(store: Store, doubt: Doubt, accounted: Accounted) -> Iterator[tuple[str, str, int, int]]:
+    """Yield what was accepted and no row accounts for any more: (device, epoch, first, last).
+
+    What is held in the cloud beats it: the rows may be gone because they were settled.
+    """
+    for stream in store.streams() if doubt.is_salvaged else ():
+        held = accounted.get((stream.device, stream.epoch), RangeSet())
+        for first, last in ((1, stream.watermark), *stream.ahead):
+            if last >= first:
+                yield from ((stream.device, stream.epoch, *gap) for gap in held.gaps(first, last))
+
+
+def _spoken_of(entry: Entry) -> Iterator[tuple[str, str, int, int]]:
+    if not entry.intact:
+        return
+    try:
+        value: Any = jsontext.parse(entry.body, len(entry.body))
+        kind, _, name = topics.origin_of(value["source"]).partition("/")
+        if kind == "device":
+            yield name, entry.epoch, entry.seq, entry.seq
+        if value["type"] == events.RESULT:
+            device, _, event_id = value["subject"].split("/")
+            epoch, seq = events.parse_id(event_id)
+            yield device, epoch, seq, seq
+        elif value["type"] == events.LEDGER and (record := events.LedgerData.model_validate(value["data"])).device:
+            yield record.device, record.epoch, record.first, record.last
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return

@@ -1,0 +1,228 @@
+"""A new outbox from what a damaged one still says: rows keep keys, positions and pictures; the rest is in doubt."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from millrace import events, jsontext
+from millrace.blobs import BlobStore
+from millrace.database import TAILS, Database, Ruin
+from millrace.salvage import Row, by_name, by_number, knows, lend_first_page
+
+log = logging.getLogger(__name__)
+
+BUDGET_S = 5.0
+"""How long rows in damaged parts are looked for one by one; what reads at once is carried however long it takes."""
+COMMIT_ROWS = 4096
+PLAUSIBLE_POSITIONS = 1 << 32
+COMMIT_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A further table to carry over: `number` is its integer primary key, else `key` names its primary key's columns.
+
+    `fits` judges a row; a row that is carried twice is kept once.
+    """
+
+    name: str
+    fits: Callable[[Row], bool]
+    number: str = ""
+    key: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known from beside the damaged file: how far each epoch may have minted, and what was surely committed."""
+
+    reserved: Mapping[str, int]
+    seen: tuple[str, int, int] | None
+    """Epoch, next seq and next position after some commit, mostly the last."""
+
+
+@dataclass(slots=True)
+class _Carried:
+    age_s: float = 0.0
+    rows: int = 0
+    bytes: int = 0
+    last_position: int = 0
+    highest: dict[str, int] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+
+
+class Rebuild:
+    """Fills a new file. `is_sound` judges a row of `entry`.
+
+    `own_lanes` are those in which a row of an own epoch is the owner's own; None for a file with no rows but his.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        known: Known,
+        new_epoch: str,
+        machine_id: str,
+        is_sound: Callable[[Row], bool],
+        own_lanes: Collection[int] | None,
+        tables: Sequence[Table],
+    ) -> None:
+        self._blobs, self._known, self._new_epoch, self._machine_id = blobs, known, new_epoch, machine_id
+        self._is_sound, self._own_lanes, self._tables = is_sound, own_lanes, tables
+
+    def fill(self, old: Path, database: Database, why: str) -> None:
+        """Carry over what can be read of `old`. Errors: StorageFailed."""
+        begun_s = time.monotonic()
+
+        def is_late() -> bool:
+            return time.monotonic() - begun_s > BUDGET_S
+
+        carried = _Carried()
+        with _opened(old, database) as ruin:
+            carried.age_s = _age_s(ruin)
+            if knows(ruin, "entry"):
+                self._carry_entries(ruin, database, carried, is_late)
+                for table in self._tables:
+                    self._carry_table(ruin, database, table, is_late)
+            self._settle_counters(ruin, database, carried, why)
+        log.warning("salvaged file=%s rows=%d seconds=%.1f", old, carried.rows, time.monotonic() - begun_s)
+
+    def _carry_entries(self, ruin: Ruin, database: Database, carried: _Carried, is_late: Callable[[], bool]) -> None:
+        waiting: list[Row] = []
+        size_bytes = 0
+        next_position = self._next_position(ruin, 0)
+        for rows in by_number(ruin, "entry", "position", is_late, next_position - 1 if next_position else None):
+            for row in filter(self._is_sound, rows):
+                waiting.append(row)
+                size_bytes += len(row[4])
+            if len(waiting) >= COMMIT_ROWS or size_bytes >= COMMIT_BYTES:
+                self._write(database, waiting, carried)
+                waiting, size_bytes = [], 0
+        self._write(database, waiting, carried)
+
+    def _write(self, database: Database, rows: Sequence[Row], carried: _Carried) -> None:
+        run = database.connection.execute
+        with database.transaction():
+            for position, lane, epoch, seq, body, blob, _, born_s, checksum in rows:
+                if self._own_lanes is None:  # an epoch's rows stand without gaps: where one stands tells its place
+                    position = seq + carried.offsets.setdefault(epoch, position - seq)  # noqa: PLW2901
+                values = (position, lane, epoch, seq, body, blob, len(body), min(born_s, int(carried.age_s)), checksum)
+                if not run("INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values).rowcount:
+                    continue
+                carried.rows += 1
+                carried.bytes += len(body)
+                carried.last_position = max(carried.last_position, position)
+                if self._own_lanes is None or lane in self._own_lanes:
+                    carried.highest[epoch] = max(carried.highest.get(epoch, 0), seq)
+                if blob is not None:
+                    carried.bytes += self._refer(database, blob)
+
+    def _refer(self, database: Database, blob: str) -> int:
+        changed = database.connection.execute("UPDATE blob SET rows = rows + 1 WHERE sha256 = ?", (blob,))
+        if changed.rowcount:
+            return 0
+        try:
+            size_bytes = self._blobs.path(blob).stat().st_size
+        except OSError:
+            size_bytes = 0  # whoever is to send it finds out
+        database.connection.execute("INSERT INTO blob VALUES (?, 1, ?)", (blob, size_bytes))
+        return size_bytes
+
+    def _carry_table(self, ruin: Ruin, database: Database, table: Table, is_late: Callable[[], bool]) -> None:
+        if table.number:
+            slices = by_number(ruin, table.name, table.number, is_late)
+        else:
+            slices = by_name(ruin, table.name, table.key)
+        for rows in slices:
+            sound = [row for row in rows if table.fits(row)]
+            if sound:
+                places = ", ".join("?" * len(sound[0]))
+                with database.transaction():
+                    database.connection.executemany(
+                        f"INSERT OR IGNORE INTO {table.name} VALUES ({places})",  # noqa: S608
+                        sound,
+                    )
+
+    def _settle_counters(self, ruin: Ruin, database: Database, carried: _Carried, why: str) -> None:
+        own = _own_epochs(ruin, self._known.reserved)
+        next_position = self._next_position(ruin, carried.last_position + 1)
+        doubt = {epoch: [1, last] for epoch, last in self._minted_at_most(own, carried).items() if last}
+        run = database.connection.execute
+        with database.transaction():
+            for number, epoch in enumerate([*doubt, self._new_epoch], 1):
+                next_seq = max(own.get(epoch, 0), carried.highest.get(epoch, 0)) + 1
+                reason = "salvaged" if epoch in doubt else f"the file was damaged: {why}"
+                run("INSERT INTO own_epoch VALUES (?, ?, ?, ?)", (epoch, number, next_seq, reason))
+            run(
+                "UPDATE counter SET next_position = ?, held_rows = ?, held_bytes = ?, age_s = ?",
+                (next_position, carried.rows, carried.bytes, carried.age_s),
+            )
+            run("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (self._machine_id,))
+            told = jsontext.dump({"why": why, "is_salvaged": True, "ranges": doubt}).decode()
+            run("INSERT OR REPLACE INTO meta VALUES ('doubt', ?)", (told,))
+
+    def _next_position(self, ruin: Ruin, at_least: int) -> int:
+        """Return the next position as far as anyone can say; `at_least` is known otherwise."""
+        at_least = max(at_least, self._known.seen[2] if self._known.seen else 0)
+        counter = ruin.query("SELECT next_position FROM counter")
+        if counter and isinstance(counter[0][0], int) and 0 < counter[0][0] - at_least < PLAUSIBLE_POSITIONS:
+            return counter[0][0]
+        return at_least
+
+    def _minted_at_most(self, own: Mapping[str, int], carried: _Carried) -> dict[str, int]:
+        """Return for each own epoch, oldest first, a seq beyond which it has surely minted nothing."""
+        reserved, seen = self._known.reserved, self._known.seen
+        epochs = list(dict.fromkeys(chain(own, reserved, [seen[0]] if seen else [])))
+        if self._own_lanes is None:
+            epochs += [epoch for epoch in carried.highest if epoch not in epochs]
+        last = {}
+        for epoch in epochs:
+            minted = own.get(epoch)
+            is_last_word = minted is not None and seen == (epoch, minted + 1, seen[2] if seen else 0)
+            if minted is None or (epoch == epochs[-1] and not is_last_word):
+                minted = max(minted or 0, reserved.get(epoch, 0), seen[1] - 1 if seen and seen[0] == epoch else 0)
+            last[epoch] = max(minted, carried.highest.get(epoch, 0))
+        return last
+
+
+@contextmanager
+def _opened(old: Path, database: Database) -> Iterator[Ruin]:
+    """Open the damaged file, or where its first page is damaged too, a copy that was lent one; the copy goes again."""
+    copy = database.path.with_name(database.path.name + ".lent")
+    is_there = old.exists() and old.stat().st_size > 0  # SQLite would unlink the log of an empty one
+    ruin = Ruin(old if is_there else copy)
+    try:
+        if not knows(ruin, "entry"):
+            ruin.close()
+            database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            lend_first_page(old, database.path, copy)
+            ruin = Ruin(copy)
+        yield ruin
+    finally:
+        ruin.close()
+        for tail in TAILS:
+            copy.with_name(copy.name + tail).unlink(missing_ok=True)
+
+
+def _age_s(ruin: Ruin) -> float:
+    found = ruin.query("SELECT age_s FROM counter") or ruin.query("SELECT max(born_s) FROM entry")
+    return float(found[0][0]) if found and isinstance(found[0][0], float | int) else 0.0
+
+
+def _own_epochs(ruin: Ruin, reserved: Mapping[str, int]) -> dict[str, int]:
+    """Return the highest seq of each epoch whose row reads and makes sense, oldest first."""
+    rows = {
+        row[0]: row
+        for rows in by_name(ruin, "own_epoch", ("epoch",))
+        for row in rows
+        if isinstance(row[0], str)
+        and events.EPOCH.match(row[0])
+        and all(isinstance(number, int) and number >= 1 for number in row[1:3])
+        and row[2] - 1 <= reserved.get(row[0], events.SEQ_MAX)
+    }
+    return {row[0]: row[2] - 1 for row in sorted(rows.values(), key=lambda row: row[1])}
