@@ -264,7 +264,7 @@ def find_fault(path: Path, budget_s: float) -> str | None:
         return None
     if not 0 <= version <= MAX_SCHEMA_VERSION or (tables and not version):
         return f"its schema has the number {version}"
-    return None if found == "ok" else str(found)
+    return None if found == "ok" else " ".join(str(found).split())
 
 
 def open_reader(path: Path, sign_of_life: str) -> Connection | None:

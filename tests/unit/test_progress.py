@@ -104,7 +104,7 @@ def test_a_damaged_account_settles_nothing_and_its_owner_makes_a_new_one(
     again = Progress(path)
     again.settle(EPOCH, Lane.RESULT, 1, 3)
     assert reader.highest(EPOCH) == 3
-    assert path.with_name("sync.db.damaged").exists()
+    assert path.with_name("sync.db.damaged-1").exists()
     again.close()
 
 
