@@ -20,6 +20,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from cloud_sync.settings import CloudSettings
+from millrace import certificates
 
 MAX_ANSWER_BYTES = 4 << 20
 _KEEPALIVE_IDLE_S, _KEEPALIVE_EVERY_S, _KEEPALIVE_PROBES = 15, 5, 3
@@ -81,7 +82,10 @@ class Wire:
         except http.client.IncompleteRead as error:
             raise Broken(f"the answer was cut off after {len(error.partial)} bytes of its body") from None
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            raise Broken(f"{type(error).__name__}: {error}") from None
+            certificate = certificates.why_refused(
+                error, self._host, self._port, self._settings.ca_file, self._settings.connect_timeout_s
+            )
+            raise Broken(certificate or f"{type(error).__name__}: {error}") from None
         finally:
             if not keep:
                 self.close()

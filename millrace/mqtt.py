@@ -22,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from millrace import certificates
 from millrace.inbox import Connected, Delivery, Disconnected, Inbox, Protocol
 from millrace.settings import BrokerSettings, ConfigError
 
@@ -124,9 +125,11 @@ class Connection:
                 stood_s = self._hold_one()
             except (OSError, BrokerUnreachable) as error:
                 if attempt == 0 or attempt % 20 == 0:
-                    log.warning(
-                        "broker_unreachable host=%s port=%d error=%s", self._settings.host, self._settings.port, error
+                    where = self._settings.host, self._settings.port
+                    certificate = certificates.why_refused(
+                        error, *where, self._settings.ca_file, self._settings.connect_timeout_s
                     )
+                    log.warning("broker_unreachable host=%s port=%d error=%s", *where, certificate or error)
             if self._failure is not None:
                 raise self._failure
             attempt = 0 if stood_s >= STEADY_S else attempt + 1
