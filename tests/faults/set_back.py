@@ -41,17 +41,19 @@ class Misfortunes:
         self._line, self._chance = line, chance
         self.promised: dict[str, dict[str, int]] = {}
         self.at_risk: set[Key] = set()
+        self.gone_with_all: set[tuple[str, str]] = set()
+        """Epochs whose folder went whole, sidecar and all: of one that nobody had heard of, nobody can."""
         self.done: Counter[str] = Counter()
         self._backups: dict[str, Path] = {}
         self.kinds: dict[str, Callable[[], None]] = {
             "spool restored from a backup": lambda: self._restore(self._device()),
             "card cloned": self._clone,
-            "card re-imaged": lambda: self._destroy(self._device(), self._wipe),
+            "card re-imaged": lambda: self._destroy(self._device(), self._wipe, whole=True),
             "gateway restored from a backup": lambda: self._restore("gateway"),
-            "gateway replaced": lambda: self._destroy("gateway", self._wipe),
-            "spool.db lost": lambda: self._destroy(self._device(), self._lose("spool.db")),
-            "gateway.db lost": lambda: self._destroy("gateway", self._lose("gateway.db")),
-            "sync.db lost": lambda: self._destroy("gateway", self._lose("sync.db")),
+            "gateway replaced": lambda: self._destroy("gateway", self._wipe, whole=True),
+            "spool.db lost": lambda: self._destroy(self._device(), self._lose("spool.db"), whole=False),
+            "gateway.db lost": lambda: self._destroy("gateway", self._lose("gateway.db"), whole=False),
+            "sync.db lost": lambda: self._destroy("gateway", self._lose("sync.db"), whole=False),
         }
 
     def befall(self, kind: str) -> None:
@@ -71,7 +73,7 @@ class Misfortunes:
             self._kill(name)
             copy = self._line.home / f"{name}.backup"
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(self._line.home / name, copy)
+            _copy(self._line.home / name, copy)
             self._backups[name] = copy
             self._start(name)
 
@@ -80,9 +82,9 @@ class Misfortunes:
     def _restore(self, name: str) -> None:
         def put_back(folder: Path) -> None:
             shutil.rmtree(folder)
-            shutil.copytree(self._backups[name], folder)
+            _copy(self._backups[name], folder)
 
-        self._destroy(name, put_back)
+        self._destroy(name, put_back, whole=True)
 
     def _clone(self) -> None:
         """A copy of the card runs in another machine for a while; then the old one is put back as it was."""
@@ -91,7 +93,7 @@ class Misfortunes:
         folder = self._line.home / name
         self._kill(name)
         kept = self._line.home / f"{name}.original"
-        shutil.copytree(folder, kept)
+        _copy(folder, kept)
         machine_id = self._line.home / "other-machine-id"
         machine_id.write_text(f"{self._chance.getrandbits(128):032x}\n", encoding="ascii")
         self._line.programs[name] = OtherMachine(original, machine_id)
@@ -99,15 +101,18 @@ class Misfortunes:
         self._line.wait_for_flow(FLOW)
         self._kill(name)
         self._note_destroyed(name)
+        self._note_gone(name)
         shutil.rmtree(folder)
         kept.rename(folder)
         self._line.programs[name] = original
         self._start(name)
 
-    def _destroy(self, name: str, how: Callable[[Path], None]) -> None:
+    def _destroy(self, name: str, how: Callable[[Path], None], *, whole: bool) -> None:
         self._kill(name)
         self._note_destroyed(name)
         how(self._line.home / name)
+        if whole:
+            self._note_gone(name)
         self._start(name)
 
     def _wipe(self, folder: Path) -> None:
@@ -138,6 +143,10 @@ class Misfortunes:
             assert isinstance(event, dict)
             self.at_risk |= keys_of(event)
 
+    def _note_gone(self, name: str) -> None:
+        origin = f"gateway/{GATEWAY}" if name == "gateway" else f"device/{name}"
+        self.gone_with_all |= {(origin, epoch) for epoch in self.promised[origin]}
+
     def _device(self) -> str:
         return self._chance.choice(self._line.plan.names)
 
@@ -148,6 +157,10 @@ class Misfortunes:
     def _start(self, name: str) -> None:
         for each in ("gateway", "sync") if name == "gateway" else (name,):
             self._line.start(each)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.sock"))
 
 
 def keys_of(event: dict[str, Any]) -> set[Key]:
@@ -187,6 +200,8 @@ def judge(misfortunes: Misfortunes, cloud: Path, audit: dict[str, Any]) -> list[
             if needless:
                 complaints.append(f"{origin} {epoch}: lost though no destroyed file held them: {needless[:20]}")
             finding = judged.get((origin, epoch))
+            if finding is None and (origin, epoch) in misfortunes.gone_with_all:
+                continue
             named = _named(finding) if finding else 0
             if absent and named < last and not (finding and finding.get("tail") == "unproven"):
                 complaints.append(f"{origin} {epoch}: promised {last}, the audit accounts for {named}: {absent[-3:]}")

@@ -17,7 +17,7 @@ from faults.set_back import FLOW, Misfortunes, judge
 
 from bench.measures import Measure, equal
 from millrace.chaos.kills import chosen_seed
-from millrace.chaos.line import DRAIN_TIMEOUT_S, Line
+from millrace.chaos.line import DRAIN_TIMEOUT_S, FLOW_TIMEOUT_S, Line
 from millrace.chaos.plan import Plan
 from millrace.demo.stage import wait_until
 
@@ -39,6 +39,7 @@ def test_nothing_is_lost_in_silence_or_doubled_when_files_and_machines_are_set_b
         for number, kind in enumerate(schedule):
             if number % BACKUP_EVERY == 0:
                 line.wait_for_flow(FLOW)
+                assert wait_until(lambda: all((tmp_path / name).is_dir() for name in line.plan.names), FLOW_TIMEOUT_S)
                 misfortunes.back_up()
             misfortunes.befall(kind)
         line.hush()
