@@ -11,6 +11,7 @@ _AT_FDCWD = -100
 _STATX_BTIME = 0x800
 _STATX_BYTES = 256
 _MASK_AT, _BTIME_AT = 0, 80
+_statx = getattr(ctypes.CDLL(None), "statx", None)
 
 
 def birth(path: Path) -> str:
@@ -21,8 +22,7 @@ def birth(path: Path) -> str:
 def _birth_time(path: Path) -> str:
     """Return `seconds.nanoseconds` from statx(2), which Python does not offer, or nothing where nobody knows it."""
     found = ctypes.create_string_buffer(_STATX_BYTES)
-    statx = getattr(ctypes.CDLL(None), "statx", None)
-    if statx is None or statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, found) != 0:
+    if _statx is None or _statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, found) != 0:
         return ""
     (mask,) = struct.unpack_from("=I", found, _MASK_AT)
     if not mask & _STATX_BTIME:

@@ -19,6 +19,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from millrace import crashpoints
+from millrace.birth import birth
 from millrace.blobs import StorageFailed, make_folder, sync_folder
 
 __all__ = [
@@ -157,7 +158,7 @@ class Viewer:
         """`sign_of_life` is a statement that works as soon as the file is made."""
         self.path, self._sign_of_life = path, sign_of_life
         self._connection: Connection | None = None
-        self._inode = 0
+        self._born = ""
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -168,14 +169,15 @@ class Viewer:
     def all(self, sql: str, values: Sequence[int | str] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a query; none while the file is not there. Errors: Damaged."""
         try:
-            inode = self.path.stat().st_ino
+            born = birth(self.path)
         except OSError:
+            self.close()
             return []
-        if inode != self._inode:
+        if born != self._born:
             self.close()
         with _damage(self.path):
             if self._connection is None:
-                self._connection, self._inode = open_reader(self.path, self._sign_of_life), inode
+                self._connection, self._born = open_reader(self.path, self._sign_of_life), born
             return [] if self._connection is None else self._connection.execute(sql, values).fetchall()
 
 
