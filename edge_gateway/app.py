@@ -10,16 +10,18 @@ import click
 
 from edge_gateway.commit import Committer
 from edge_gateway.engines.engine import EngineFailed
+from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Intake, Line, Workers, Writer
+from edge_gateway.pipeline import Line, Workers, Writer
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import Store
+from edge_gateway.turns import Turns
 from edge_gateway.web.inference import Web
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
-from millrace.inbox import Inbox
 from millrace.mqtt import Connection, Will
 from millrace.service import Actor, run, set_up_logging
 from millrace.settings import ConfigError, load
@@ -59,9 +61,12 @@ def serve(settings: GatewaySettings) -> None:
         raise ConfigError([str(error)]) from None
     metrics = Metrics()
     line = Line(settings.limits.line_frames)
-    connection = _connection(settings)
-    intake = Intake(settings, connection.inbox, line, workers, metrics, time)
-    writer = Writer(settings, line, store, Committer(settings, store, metrics, time), connection, metrics, time)
+    sheds = Sheds()
+    turns = Turns(settings, sheds, metrics, time)
+    connection = _connection(settings, turns)
+    intake = Intake(settings, turns, line, workers, time)
+    committer = Committer(settings, store, turns.shares, sheds, metrics, time)
+    writer = Writer(settings, line, store, committer, connection, metrics, time)
     uplink = Uplink(settings)
     herald = Herald(settings, connection, intake, store, models, uplink, time)
     # The herald stands last so that it is interrupted first: its farewell needs the connection.
@@ -94,7 +99,7 @@ def serve(settings: GatewaySettings) -> None:
         store.close()
 
 
-def _connection(settings: GatewaySettings) -> Connection:
+def _connection(settings: GatewaySettings, turns: Turns) -> Connection:
     status = topics.topic(settings.prefix, topics.Kind.GATEWAY_STATUS, settings.gateway)
     return Connection(
         settings.broker,
@@ -103,5 +108,5 @@ def _connection(settings: GatewaySettings) -> Connection:
         [topics.subscription(settings.prefix, kind) for kind in TAKEN],
         persistent=True,
         max_payload_bytes=settings.max_payload_bytes,
-        inbox=Inbox(settings.limits.inbox_bytes),
+        inbox=turns,
     )

@@ -6,6 +6,7 @@ What it returns is to be published only after it returned: results first, then r
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,8 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.relearn import relearn, unproven
 from edge_gateway.router import Decision, decide, frame_goes
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.shares import Shares
+from edge_gateway.sheds import Sheds, Why
 from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
 from millrace import clock, crashpoints, events, images, jsontext, topics
@@ -55,8 +58,17 @@ class Committed:
 class Committer:
     """Owns the store. Used by the one thread that writes."""
 
-    def __init__(self, settings: GatewaySettings, store: Store, metrics: Metrics, time: clock.Clock) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        store: Store,
+        shares: Shares[Any],
+        sheds: Sheds,
+        metrics: Metrics,
+        time: clock.Clock,
+    ) -> None:
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
+        self._shares, self._sheds = shares, sheds
         self._source = topics.gateway_source(settings.prefix, settings.gateway)
         self._alarmed_s: dict[tuple[str, str], float] = {}
         self._withheld: set[tuple[str, str]] = set()
@@ -69,6 +81,7 @@ class Committer:
             with self._store.outbox.transaction():
                 for item in batch:
                     self._take(item, work)
+                sheds = self._own_up(work)
                 self._declare(work)
                 for stream in work.touched.values():
                     self._store.save_stream(stream)
@@ -78,6 +91,10 @@ class Committer:
             self._metrics.storage_failures.inc()
             raise
         crashpoints.reached("gateway.committed")
+        if sheds:
+            self._sheds.said(sheds, self._clock.uptime_s())
+        for (device, reason), number in work.shed.items():
+            self._sheds.add(device, reason, number)
         self._alarmed_s.update(work.alarmed_s)
         self._metrics.commits.inc()
         for count in work.counts:
@@ -85,6 +102,11 @@ class Committer:
         for (device, epoch), owed in work.owed.items():
             work.done.receipts[device, epoch] = self._receipt(device, epoch, owed)
         return work.done
+
+    @property
+    def has_sheds(self) -> bool:
+        """Whether a commit is due, even of an empty batch, to say what was given up."""
+        return self._sheds.due(self._clock.uptime_s())
 
     def _account_for_doubt(self) -> None:
         """After damage or loss, write ledger records for all that was accepted or minted and is not proven."""
@@ -126,7 +148,7 @@ class Committer:
             "gateway": self._settings.gateway,
             "epoch": epoch,
             "ranges": stream.receipt_ranges() if stream else [],
-            "window_bytes": 0 if self._store.full else self._settings.limits.window_bytes,
+            "window_bytes": 0 if self._store.full else self._shares.window_bytes(device, self._clock.uptime_s()),
             "bootid": now.boot_id,
             "uptimens": str(now.uptime_ns),
         }
@@ -183,8 +205,7 @@ class Committer:
                 return
         seq = stream.highest() + 1
         if self._store.full:
-            stream.account(seq, seq)
-            work.declare(item.device, epoch, seq, seq, "shed", "the gateway is full and the device keeps nothing")
+            work.shed[item.device, "the gateway is full and the device keeps nothing"] += 1
             work.counts.append(self._metrics.shed.inc)
             work.done.replies.append((item, NotAnswered("the gateway is full")))
             return
@@ -333,6 +354,19 @@ class Committer:
                 }
                 self._say(Lane.RESULT, events.LEDGER, data, None, now)
 
+    def _own_up(self, work: _Work) -> dict[Why, int]:
+        """Give numbers to what was given up, and declare them, once a second; return what this speaks of."""
+        if not self._sheds.due(self._clock.uptime_s()):
+            return {}
+        counts = self._sheds.pending()
+        epoch = self._store.outbox.epoch
+        for (device, reason), count in counts.items():
+            stream = work.touch(self._store.open_stream(device, epoch))
+            first = stream.highest() + 1
+            stream.account(first, first + count - 1)
+            work.declare(device, epoch, first, first + count - 1, "shed", reason)
+        return counts
+
     def _alarm(self, name: str, device: str, text: str, work: _Work) -> None:
         now_s, which = self._clock.uptime_s(), (name, device)
         log.error("alarm name=%s device=%s text=%r", name, device, text)
@@ -385,6 +419,7 @@ class _Work:
     touched: dict[int, Stream] = field(default_factory=dict)
     owed: dict[tuple[str, str], Stream | None] = field(default_factory=dict)
     declared: dict[tuple[str, str, str, str], RangeSet] = field(default_factory=dict)
+    shed: Counter[Why] = field(default_factory=Counter)
     counts: list[Callable[[], None]] = field(default_factory=list)
     alarmed_s: dict[tuple[str, str], float] = field(default_factory=dict)
 

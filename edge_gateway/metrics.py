@@ -41,6 +41,12 @@ class Metrics:
             ["device"],
             registry=registry,
         )
+        self.turned_away = Counter(
+            "millrace_events_turned_away",
+            "Messages of a device over its share, dismissed before they were decoded.",
+            ["device"],
+            registry=registry,
+        )
         self.shed = Counter(
             "millrace_events_shed", "Events given up by policy, each with a ledger record.", registry=registry
         )

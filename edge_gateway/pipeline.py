@@ -1,7 +1,7 @@
-"""One frame's way through the gateway: intake, workers, commit, then result, receipt and acknowledgement, in order.
+"""One frame's way through the gateway: workers, commit, then result, receipt and acknowledgement, in order.
 
-Two actors and a pool: `Intake` takes deliveries up and starts their inference, the workers decode and infer side by
-side, `Writer` takes them in order of arrival, gathers what is ready, commits once and speaks only then.
+The workers decode and infer side by side what `edge_gateway.intake` puts into the line; `Writer`, an actor, takes it in
+order, gathers what is ready, commits once and speaks only then.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import Any
 
-from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome, admit
+from edge_gateway.admission import Arrived, Outcome
 from edge_gateway.commit import Committed, Committer, Finished, Message, NotAnswered
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
-from millrace import clock, crashpoints, events, images, topics
+from millrace import clock, crashpoints, events
 from millrace.blobs import StorageFailed
-from millrace.inbox import Connected, Delivery, Disconnected, Inbox
 from millrace.mqtt import Connection
 from millrace.service import Beat
 
@@ -34,8 +32,6 @@ POLL_S = 0.1
 PURGE_EVERY_S = 1.0
 RETRY_STORAGE_S = 1.0
 REPUBLISH_ROWS = 1000
-REFUSED_SHOWN = 10
-LINE_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,94 +98,6 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Intake:
-    """Takes deliveries from the inbox, says what they are, and starts the inference of frames."""
-
-    def __init__(
-        self, settings: GatewaySettings, inbox: Inbox, line: Line, workers: Workers, metrics: Metrics, time: clock.Clock
-    ) -> None:
-        self._settings, self._inbox, self._line, self._workers = settings, inbox, line, workers
-        self._metrics, self._clock = metrics, time
-        self._stop = threading.Event()
-        self.beat = Beat(time)
-        self.refused: dict[str, str | None] = {}
-        self.connection_events: queue.SimpleQueue[Connected | Disconnected] = queue.SimpleQueue()
-
-    def run(self) -> None:
-        """Work until interrupted."""
-        while not self._stop.is_set():
-            self.beat.beat()
-            arrival = self._inbox.get(POLL_S)
-            if isinstance(arrival, Delivery):
-                self._take(arrival)
-            elif isinstance(arrival, Connected | Disconnected):
-                self.connection_events.put(arrival)
-
-    def interrupt(self) -> None:
-        """End `run`."""
-        self._stop.set()
-        self._line.closed.set()
-
-    def _take(self, delivery: Delivery) -> None:
-        crashpoints.reached("gateway.received")
-        for item in self._items(delivery):
-            if isinstance(item.finished, Arrived) and item.finished.type == events.FRAME:
-                self._workers.start(item.finished)
-            self._line.put(item)
-
-    def _items(self, delivery: Delivery) -> list[Item]:
-        prefix, limit = self._settings.prefix, self._settings.max_payload_bytes
-        try:
-            topic = topics.parse(prefix, delivery.topic)
-            if delivery.retain and topic.kind is not topics.Kind.DEVICE_STATUS:
-                delivery.ack()  # data is never retained; a broker's leftovers are not news
-                return []
-            found = admit(
-                prefix, delivery.topic, delivery.payload, delivery.properties, self._clock.now(), delivery.redelivered
-            )
-        except topics.BadTopic as error:
-            self._refuse(error)
-            delivery.ack()
-            return []
-        except events.MalformedEvent as error:
-            bad = Malformed(delivery.topic, delivery.payload, str(error), topic.owner, error.key)
-            return [Item(bad, delivery.ack)]
-        if isinstance(found, DeviceStatus):
-            return [Item(found, delivery.ack)]
-        if len(delivery.payload) > limit:
-            reason = f"{len(delivery.payload)} bytes; at most {limit} are taken (max_payload_bytes)"
-            key = found[0].event.key if found[0].event else None
-            return [Item(Malformed(delivery.topic, delivery.payload, reason, topic.owner, key), delivery.ack)]
-        return [Item(a, _nothing if a is not found[-1] else delivery.ack) for a in found]
-
-    def _refuse(self, error: topics.BadTopic) -> None:
-        self._metrics.refused_topics.inc()
-        shown = error.topic[:200]
-        if shown not in self.refused:
-            log.warning("topic_refused topic=%r nearest=%r", shown, error.nearest)
-            while len(self.refused) >= REFUSED_SHOWN:
-                self.refused.pop(next(iter(self.refused)))
-            self.refused[shown] = error.nearest
-
-    def predict(self, picture: bytes, channel: str) -> Future[list[dict[str, Any]]]:
-        """Send an uploaded picture down the same line, as a bare frame of the device `http`.
-
-        The future gives the results' data once they are committed, or NotAnswered.
-        Errors: MalformedEvent, ValueError for a channel's name, NotAnswered if the line has no place.
-        """
-        prefix = self._settings.prefix
-        topic = topics.topic(prefix, topics.Kind.FRAME, "http", channel)
-        found = admit(prefix, topic, images.bare(picture), (), self._clock.now(), redelivered=False)
-        assert isinstance(found, list)
-        arrived = found[0]
-        arrived.reply = Future()
-        arrived.reply.set_running_or_notify_cancel()  # a caller who gives up must not take the writer's answer with him
-        self._workers.start(arrived)
-        if not self._line.offer(Item(arrived, _nothing), LINE_PATIENCE_S):
-            raise NotAnswered("the line is full; try again")
-        return arrived.reply
-
-
 class Writer:
     """Commits in order of arrival and speaks afterwards: results, receipts, acknowledgements; also keeps house."""
 
@@ -215,7 +123,7 @@ class Writer:
         while not self._stop.is_set():
             self.beat.beat()
             batch = self._gather()
-            if batch:
+            if batch or self._committer.has_sheds:
                 crashpoints.reached("gateway.inferred")
                 self._speak(batch, self._commit([item.finished for item in batch]))
             self._keep_house()
@@ -333,7 +241,3 @@ class Writer:
             self._store.mark_published(entry.position)
         log.info("results_republished rows=%d", len(self._tail))
         self._tail = []
-
-
-def _nothing() -> None:
-    """Acknowledge nothing: several events came in one message, or none came by MQTT."""

@@ -71,7 +71,17 @@ class StoreSettings(Section):
 class LimitSettings(Section):
     """Bounds on what is accepted and held in memory."""
 
-    inbox_bytes: Bytes = Field(16 << 20, description="Bytes received and not yet taken up; beyond it reading pauses.")
+    inbox_bytes: Bytes = Field(
+        16 << 20,
+        description="Bytes received that wait for their turn; beyond it the device with most of them is turned away.",
+    )
+    device_events_s: Annotated[float, Field(gt=0)] = Field(
+        5000.0, description="Events per second above which any device is turned away, with bursts of two seconds."
+    )
+    device_bytes_s: Annotated[float, Field(gt=0)] = Field(
+        float(64 << 20),
+        description="Bytes per second above which any device is turned away, with bursts of two seconds.",
+    )
     line_frames: Annotated[int, Field(ge=2, le=4096)] = Field(
         32, description="Messages in the pipeline at once, between intake and commit."
     )

@@ -8,8 +8,8 @@ import threading
 from typing import Any
 
 from edge_gateway.bundle import Bundle
+from edge_gateway.intake import Intake
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Intake
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from millrace import __version__, clock, jsontext, topics
@@ -20,6 +20,7 @@ from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
 
 LABELS_SHOWN = 100
+SHOWN = 10
 
 
 class Herald:
@@ -46,10 +47,10 @@ class Herald:
         said_s, shown = float("-inf"), 0
         while not self._stop.is_set():
             now_s = self._clock.uptime_s()
-            if self._new_connection() or len(self._intake.refused) != shown:
+            if self._new_connection() or len(self._intake.turns.refused) != shown:
                 said_s = float("-inf")
             if self._connection.connected and now_s - said_s >= self._settings.status_interval_s:
-                said_s, shown = now_s, len(self._intake.refused)
+                said_s, shown = now_s, len(self._intake.turns.refused)
                 self._connection.publish(self._topic, jsontext.dump(self.facts()), retain=True)
         self._connection.farewell(self._topic, jsontext.dump({**self.facts(), "state": "offline"}))
 
@@ -87,7 +88,13 @@ class Herald:
             "full": self._store.full,
             "uplink": self._settings.uplink,
             "paused": self._uplink.paused(),
-            "refused": [{"topic": topic, "try": nearest} for topic, nearest in list(self._intake.refused.items())],
+            "over_share": [
+                {"device": device, "turned_away": count}
+                for device, count in list(self._intake.turns.turned_away().items())[:SHOWN]
+            ],
+            "refused": [
+                {"topic": topic, "try": nearest} for topic, nearest in list(self._intake.turns.refused.items())
+            ],
             "time": clock.rfc3339(now.wall_ns),
             "clock": clock.wall_state(),
             "bootid": now.boot_id,

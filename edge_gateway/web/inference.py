@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edge_gateway.commit import NotAnswered
+from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
-from edge_gateway.pipeline import Intake
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Herald, Uplink
 from millrace.events import MalformedEvent

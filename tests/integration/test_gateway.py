@@ -181,6 +181,11 @@ class Device:
                 value: dict[str, Any] = json.loads(message.payload)
                 return value
 
+    def greeted_by(self) -> dict[str, Any]:
+        """Say that it is online, and return the next receipt."""
+        self.send("status", json.dumps({"state": "online", "epoch": EPOCH, "minted": 0}).encode())
+        return self.next("receipt")
+
     def is_answered(self) -> bool:
         """Send a good bare frame and wait for its result: the line goes on, and what came before it is through."""
         self.send("frame/probe", JPEG)
@@ -400,6 +405,49 @@ def test_what_a_broker_retained_is_no_news(device: Device, tmp_path: Path) -> No
     finally:
         for kind in ("frame/camera", "reading/belt"):
             device.send(kind, b"", retain=True)
+
+
+# --- a flood
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "bare"])
+def test_a_quiet_device_is_served_while_another_floods(floor: Floor, device: Device, keyed: bool) -> None:
+    """The flood is cut by a gateway with little room; the quiet device's events all arrive and are answered."""
+    flood = floor.device()
+    limits = {"inbox_bytes": 20 * len(JPEG), "line_frames": 4}
+    home = floor.gateway.home.parent / f"small-{flood.name}"
+    with running(home, floor.broker, gateway=f"small-{flood.name}", limits=limits) as small:
+        wait_until(lambda: small.health()[0] == 200, "it is on the broker", START_S)
+        while device.greeted_by()["gateway"] == "g1":
+            continue
+        payload = flood.frame(1) if keyed else JPEG
+
+        def pour() -> None:
+            for _ in range(100):
+                flood.mqtt.paho.publish(f"millrace/device/{flood.name}/frame/camera", payload, 1)
+
+        for seq in range(1, 6):
+            pour()
+            device.send("frame/camera", device.frame(seq))
+        receipt: dict[str, Any] = {}
+        while (receipt.get("gateway"), receipt.get("ranges")) != (small.settings["gateway"], [[1, 5]]):
+            receipt = device.next("receipt")
+        assert receipt["window_bytes"] == 2 << 20
+        shown = {each["device"] for each in small.health()[1]["over_share"]}
+        assert (flood.name in shown, device.name in shown) == (True, False)
+        assert small.metric(f'millrace_events_turned_away_total{{device="{flood.name}"}}') > 0
+        assert small.metric(f'millrace_events_turned_away_total{{device="{device.name}"}}') == 0
+        if not keyed:
+            wait_until(lambda: bool(small.ledger(flood.name)), "what was given up is declared")
+            assert {what for _, _, what in small.ledger(flood.name)} == {"shed"}
+            accounted = small.metric("millrace_events_shed_total")
+
+            def declared() -> float:
+                return sum(last - first + 1 for first, last, _ in small.ledger(flood.name))
+
+            wait_until(lambda: declared() == small.metric("millrace_events_shed_total"), "all of it is declared")
+            assert accounted <= declared() <= 500
+            assert len(small.ledger(flood.name)) < 20
 
 
 # --- HTTP

@@ -21,8 +21,10 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.pipeline import Item, Line, Writer
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.sheds import Sheds
 from edge_gateway.status import Uplink
 from edge_gateway.store import PURGE_ROWS, Store
+from edge_gateway.turns import Turns
 from millrace import events, images, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Instant
@@ -65,7 +67,9 @@ class Gateway:
         loaded = GatewaySettings.model_validate({"gateway": "g1", "state_dir": self.folder} | self.settings)
         self.metrics = Metrics()
         self.store = Store(self.folder, "machine-1", loaded.store.max_bytes)
-        self.committer = Committer(loaded, self.store, self.metrics, self.clock)
+        self.sheds = Sheds()
+        self.turns = Turns(loaded, self.sheds, self.metrics, self.clock)
+        self.committer = Committer(loaded, self.store, self.turns.shares, self.sheds, self.metrics, self.clock)
         self.loaded = loaded
 
     def reopen(self) -> None:
@@ -499,6 +503,8 @@ def test_a_full_gateway_still_answers_repeats(full: Gateway) -> None:
 
 def test_a_full_gateway_sheds_what_nobody_holds_and_says_so(full: Gateway) -> None:
     done = full.take(bare(0), bare(1), bare(2, device="esp32-8"))
+    assert full.ledger() == []
+    full.take()
     own = full.store.outbox.epoch
     assert sorted(full.ledger()) == [(own, 1, 1, "shed"), (own, 1, 2, "shed")]
     assert (done.results, full.count("millrace_events_shed_total")) == ([], 3)

@@ -24,13 +24,16 @@ from device_agent.spool import Admission, Spool
 from edge_gateway import admission
 from edge_gateway.admission import Arrived, DeviceStatus, Outcome
 from edge_gateway.commit import Committer
+from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Intake, Line, Workers
+from edge_gateway.pipeline import Line, Workers
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import Store
+from edge_gateway.turns import Turns
 from millrace import clock, events, images, jsontext, topics
 from millrace.inbox import Connected, Delivery, Inbox
 from millrace.mqtt import Connection, Will
@@ -183,7 +186,9 @@ def from_gateway(folder: Path, made: Examples) -> None:
     time, metrics = FixedClock(), Metrics()
     store = Store(folder, "docs", settings.store.max_bytes)
     made.names[store.outbox.epoch] = GATEWAY_EPOCH
-    committer = Committer(settings, store, metrics, time)
+    sheds = Sheds()
+    turns = Turns(settings, sheds, metrics, time)
+    committer = Committer(settings, store, turns.shares, sheds, metrics, time)
     committed = [
         committer.commit([DeviceStatus("cam-1", online=True, epoch=DEVICE_EPOCH, minted=5)]),
         committer.commit([frame(SMALLEST_PNG)]),
@@ -195,9 +200,9 @@ def from_gateway(folder: Path, made: Examples) -> None:
     connection = RecordedConnection.of(settings)
     models = Models(settings.models, settings.limits.max_pixels)
     workers = Workers(models, 1)
-    intake = Intake(settings, connection.inbox, Line(2), workers, metrics, time)
+    intake = Intake(settings, turns, Line(2), workers, time)
     intake.connection_events.put(Connected(1, "5"))
-    intake.refused["millrace/device/Cam_7/frame/top"] = "millrace/device/cam-7/frame/top"
+    intake.turns.refused["millrace/device/Cam_7/frame/top"] = "millrace/device/cam-7/frame/top"
     herald = Herald(settings, connection, intake, store, models, Uplink(settings), time)
     made.names[herald.session] = SESSION
     run_until(herald.run, herald.interrupt, lambda: "millrace/gateway/g1/status" in connection.said)

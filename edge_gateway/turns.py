@@ -1,0 +1,146 @@
+"""What arrives is sorted by device at once: each has its turn, and who sends more than its share is turned away.
+
+Sorting looks at the topic alone and runs in the network's thread, so that a flood is dismissed as fast as it comes,
+before anything of it is decoded, and nobody waits behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from edge_gateway.admission import Arrived, claims_key
+from edge_gateway.commit import NotAnswered
+from edge_gateway.metrics import Metrics
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.shares import Shares
+from edge_gateway.sheds import Sheds
+from millrace import clock, topics
+from millrace.inbox import Delivery, Inbox
+
+log = logging.getLogger(__name__)
+
+REFUSED_SHOWN = 10
+SAY_EVERY_S = 10.0
+HTTP_DEVICE = "http"
+OVER_SHARE = "more than the device's share; it keeps nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A delivery on a topic of ours that waits for its turn."""
+
+    topic: topics.Topic
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A picture that came by HTTP and waits for its turn."""
+
+    arrived: Arrived
+    reply: Future[list[dict[str, Any]]]
+
+
+Waiting = Heard | Asked
+
+
+class Turns(Inbox):
+    """The gateway's inbox. It is never full: what there is no room for is dismissed, so reading need not pause."""
+
+    def __init__(self, settings: GatewaySettings, sheds: Sheds, metrics: Metrics, time: clock.Clock) -> None:
+        limits = settings.limits
+        super().__init__(limits.inbox_bytes)
+        self._prefix, self._sheds, self._metrics, self._clock = settings.prefix, sheds, metrics, time
+        self.shares: Shares[Waiting] = Shares(
+            limits.inbox_bytes, limits.window_bytes, limits.device_events_s, limits.device_bytes_s
+        )
+        self._others: deque[object] = deque()
+        self._said_s: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self.refused: dict[str, str | None] = {}
+        """Topics that were refused of late, each with the nearest good one."""
+
+    @property
+    def full(self) -> bool:
+        """Whether reading from the network should pause: never, or a quiet device would wait for one that floods."""
+        return False
+
+    def put(self, arrival: object) -> None:
+        """Add an arrival: a delivery or a question to its device's queue, anything else before them; never blocks."""
+        if isinstance(arrival, Delivery):
+            self._hear(arrival)
+        elif isinstance(arrival, Asked):
+            self._queue(HTTP_DEVICE, arrival, len(arrival.arrived.payload))
+        else:
+            with self._changed:
+                self._others.append(arrival)
+                self._changed.notify()
+
+    def get(self, timeout_s: float) -> object | None:
+        """Return what is next: news of the connection, else a Heard or Asked of the device whose turn it is."""
+        with self._changed:
+            if not self._others and not self.shares.waiting_bytes:
+                self._changed.wait(timeout_s)
+            return self._others.popleft() if self._others else self.shares.take()
+
+    def turned_away(self) -> dict[str, int]:
+        """Return how many events of which devices were turned away, for those that still feel it."""
+        return self.shares.turned_away(self._clock.uptime_s())
+
+    def refuse(self, error: topics.BadTopic) -> None:
+        """Count and show a topic that is refused; many invented ones are said now and then only."""
+        self._metrics.refused_topics.inc()
+        shown = error.topic[:200]
+        if shown in self.refused or (len(self.refused) >= REFUSED_SHOWN and not self._may_say("refused")):
+            return
+        log.warning("topic_refused topic=%r nearest=%r", shown, error.nearest)
+        while len(self.refused) >= REFUSED_SHOWN:
+            self.refused.pop(next(iter(self.refused)))
+        self.refused[shown] = error.nearest
+
+    def _hear(self, delivery: Delivery) -> None:
+        try:
+            topic = topics.parse(self._prefix, delivery.topic)
+        except topics.BadTopic as error:
+            self.refuse(error)
+            delivery.ack()
+            return
+        if delivery.retain and topic.kind is not topics.Kind.DEVICE_STATUS:
+            delivery.ack()  # data is never retained; a broker's leftovers are not news
+            return
+        self._queue(topic.owner, Heard(topic, delivery), delivery.size_bytes)
+
+    def _queue(self, device: str, waiting: Waiting, size_bytes: int) -> None:
+        with self._changed:
+            dismissed = self.shares.offer(device, waiting, size_bytes, self._clock.uptime_s())
+            self._changed.notify()
+        for over, away in dismissed:
+            self._turn_away(over, away)
+
+    def _turn_away(self, device: str, away: Waiting) -> None:
+        """Leave a message with a sender that keeps it: acknowledged to the broker, not receipted. Else give it up."""
+        self._metrics.turned_away.labels(device).inc()
+        if self._may_say(f"over {device}"):
+            log.warning("device_over_share device=%s events=%s", device, self.turned_away().get(device))
+        if isinstance(away, Asked):
+            away.reply.set_exception(NotAnswered("the line is full; try again"))
+            return
+        delivery = away.delivery
+        if away.topic.kind is not topics.Kind.DEVICE_STATUS and not claims_key(delivery.payload, delivery.properties):
+            self._metrics.shed.inc()
+            self._sheds.add(device, OVER_SHARE)
+        delivery.ack()
+
+    def _may_say(self, what: str) -> bool:
+        """Whether it is time to say something again that may come in floods."""
+        now_s = self._clock.uptime_s()
+        if now_s - self._said_s.get(what, float("-inf")) < SAY_EVERY_S:
+            return False
+        self._said_s = {said: at_s for said, at_s in self._said_s.items() if now_s - at_s < SAY_EVERY_S}
+        self._said_s[what] = now_s
+        return True

@@ -1,0 +1,142 @@
+"""The gateway's inbox: what a device over its share keeps is acknowledged and left with it, all else is shed."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edge_gateway.admission import admit
+from edge_gateway.commit import NotAnswered
+from edge_gateway.metrics import Metrics
+from edge_gateway.settings import GatewaySettings
+from edge_gateway.sheds import Sheds
+from edge_gateway.turns import OVER_SHARE, REFUSED_SHOWN, Asked, Heard, Turns
+from millrace.clock import Instant
+from millrace.inbox import Connected, Delivery
+
+KEYED = b'{"specversion": "1.0", "id": "k3v9x0pa-1"}'
+BARE = b'{"t": 1}'
+
+
+@dataclass
+class FakeClock:
+    seconds: float = 100.0
+
+    def now(self) -> Instant:
+        return Instant(1_790_000_000_000_000_000, "f00d", int(self.seconds * 1e9))
+
+    def uptime_s(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Inbox:
+    """Turns with room for about ten small messages, and what was acknowledged to the broker."""
+
+    folder: Path
+    acked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        settings = GatewaySettings.model_validate(
+            {"gateway": "g1", "state_dir": self.folder, "limits": {"inbox_bytes": 11_000}}
+        )
+        self.sheds, self.metrics, self.clock = Sheds(), Metrics(), FakeClock()
+        self.turns = Turns(settings, self.sheds, self.metrics, self.clock)
+
+    def hear(
+        self, device: str, payload: bytes, what: str = "", kind: str = "reading/belt", retain: bool = False
+    ) -> None:
+        topic = f"millrace/device/{device}/{kind}"
+        self.turns.put(Delivery(topic, payload, retain, False, (), 1, lambda: self.acked.append(what or device)))
+
+    def taken(self) -> list[str]:
+        found = []
+        while (heard := self.turns.get(0)) is not None:
+            assert isinstance(heard, Heard)
+            found.append(heard.topic.owner)
+        return found
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Inbox:
+    return Inbox(tmp_path)
+
+
+def test_a_quiet_device_is_next_however_many_wait_of_another(inbox: Inbox) -> None:
+    for _ in range(1000):
+        inbox.hear("flood", KEYED)
+    inbox.hear("quiet", KEYED)
+    inbox.turns.get(0)
+    heard = inbox.turns.get(0)
+    assert isinstance(heard, Heard)
+    assert heard.topic.owner == "quiet"
+    assert inbox.turns.shares.waiting_bytes <= 11_000
+    assert not inbox.turns.full
+
+
+def test_what_a_flooding_device_keeps_is_acknowledged_and_nothing_else_is_said_of_it(inbox: Inbox) -> None:
+    for number in range(100):
+        inbox.hear("flood", KEYED, f"f{number}")
+    kept = len(inbox.taken())
+    assert inbox.acked == [f"f{number}" for number in range(kept, 100)]
+    assert inbox.sheds.pending() == {}
+    assert inbox.count("millrace_events_turned_away_total", device="flood") == 100 - kept
+    assert inbox.turns.turned_away() == {"flood": 100 - kept}
+
+
+def test_what_nobody_keeps_is_shed_and_will_be_said(inbox: Inbox) -> None:
+    for _ in range(100):
+        inbox.hear("esp32-7", BARE)
+    kept = len(inbox.taken())
+    assert inbox.sheds.pending() == {("esp32-7", OVER_SHARE): 100 - kept}
+    assert inbox.count("millrace_events_shed_total") == 100 - kept
+
+
+def test_a_status_that_is_dismissed_is_no_loss_to_declare(inbox: Inbox) -> None:
+    for _ in range(100):
+        inbox.hear("flood", b'{"state": "online"}', kind="status", retain=True)
+    assert inbox.sheds.pending() == {}
+    assert inbox.count("millrace_events_turned_away_total", device="flood") > 0
+
+
+def test_a_picture_by_http_that_finds_no_room_is_told_so(inbox: Inbox) -> None:
+    (arrived,) = admit("millrace", "millrace/device/http/reading/x", BARE, (), inbox.clock.now(), redelivered=False)
+    replies = []
+    for _ in range(3000):
+        replies.append(Future())
+        inbox.turns.put(Asked(arrived, replies[-1]))
+    assert isinstance(replies[-1].exception(0), NotAnswered)
+    assert not replies[0].done()
+
+
+def test_news_of_the_connection_comes_before_what_waits(inbox: Inbox) -> None:
+    inbox.hear("cam-1", KEYED)
+    inbox.turns.put(Connected(1, "5"))
+    assert isinstance(inbox.turns.get(0), Connected)
+    assert inbox.taken() == ["cam-1"]
+
+
+def test_leftovers_and_refused_names_take_no_room(inbox: Inbox) -> None:
+    inbox.hear("cam-1", KEYED, "retained", retain=True)
+    inbox.hear("Cam_7", KEYED, "refused")
+    assert inbox.acked == ["retained", "refused"]
+    assert inbox.taken() == []
+    assert inbox.turns.refused == {
+        "millrace/device/Cam_7/reading/belt": "millrace/device/cam-7/reading/belt",
+    }
+
+
+def test_thousands_of_invented_names_are_counted_and_few_are_shown(
+    inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(5000):
+        inbox.hear(f"Cam_{number}", KEYED)
+    assert inbox.count("millrace_topics_refused_total") == 5000
+    assert len(inbox.turns.refused) == REFUSED_SHOWN
+    assert len(caplog.records) <= REFUSED_SHOWN + 1
