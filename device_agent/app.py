@@ -31,6 +31,15 @@ def command(config: Path) -> None:
     settings = load(config, AgentSettings)
     set_up_logging(settings.log.level)
     time = clock.SystemClock()
+    spool, actors = assemble(settings, time)
+    try:
+        run(actors, time)
+    finally:
+        spool.close()
+
+
+def assemble(settings: AgentSettings, time: clock.Clock) -> tuple[Spool, list[Actor]]:
+    """Return a device's spool, opened, and the actors that fill and empty it. Errors: ConfigError, Locked."""
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
     spool = Spool(settings, clock.machine_id(), time)
     inbox = Inbox()
@@ -65,7 +74,4 @@ def command(config: Path) -> None:
         spool.held_rows,
         ",".join(["main", *(actor.name for actor in actors)]),
     )
-    try:
-        run(actors, time)
-    finally:
-        spool.close()
+    return spool, actors

@@ -31,7 +31,8 @@ LIMITS: Mapping[Limit, int] = {"descriptors": resource.RLIMIT_NOFILE, "memory": 
 class Line:
     """Devices, broker, gateway, sync worker, the link between it and the cloud, and the cloud."""
 
-    def __init__(self, home: Path, plan: Plan) -> None:
+    def __init__(self, home: Path, plan: Plan, fleet: Path | None = None) -> None:
+        """Write its settings into `home`; `fleet` is a Python file that runs many devices in one process."""
         self.home, self.plan = home, plan
         self.papers = Papers(home, plan)
         self.link = LinkProxy(self.papers.cloud_port)
@@ -40,11 +41,17 @@ class Line:
         self.programs = {
             "broker": Program("broker", self.papers.broker_arguments(), home),
             **{name: Program(name, [name, "--config", file(name)], home) for name in ("cloud", "gateway", "sync")},
-            **{name: Program(name, ["agent", "--config", file(name)], home) for name in plan.names},
         }
+        self.devices_of: dict[str, tuple[str, ...]] = {name: (name,) for name in plan.names}
+        if fleet is None:
+            agents = {name: Program(name, ["agent", "--config", file(name)], home) for name in plan.names}
+        else:
+            self.devices_of = {"fleet": plan.names}
+            agents = {"fleet": Program("fleet", list(map(file, plan.names)), home, [str(fleet)])}
+        self.programs |= agents
         self.kills: list[str] = []
         self.restarts: list[str] = []
-        self._life_begins = dict.fromkeys(plan.names, 0)
+        self._life_begins = dict.fromkeys(agents, 0)
         self._readers = {name: Reader(home / name / "spool.db") for name in plan.names}
         self._store = Reader(home / "gateway" / "gateway.db")
         self._settled = SettledReader(home / "gateway" / "sync.db")
@@ -64,7 +71,7 @@ class Line:
         for reader in (*self._readers.values(), self._store):
             reader.close()
         self._settled.close()
-        for name in (*self.plan.names, "gateway", "sync", "cloud", "broker"):
+        for name in (*self.devices_of, "gateway", "sync", "cloud", "broker"):
             self.programs[name].stop()
         self.link.close()
 
@@ -141,9 +148,10 @@ class Line:
     def start(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         """Start a program that does not run."""
         program = self.programs[name]
-        if name in self.plan.names:
-            self._lives += 1
-            self.papers.write_device(name, self._captures, seed=self._lives)  # other pictures in each life
+        if name in self.devices_of:
+            for device in self.devices_of[name]:
+                self._lives += 1
+                self.papers.write_device(device, self._captures, seed=self._lives)  # other pictures in each life
             self._life_begins[name] = program.log.stat().st_size if program.log.exists() else 0
         program.start(environment)
 
@@ -180,10 +188,10 @@ class Line:
     def hush(self) -> None:
         """End the feeds: each device starts once more, captures one frame and one reading, and falls silent."""
         self._captures = 1
-        for name in self.plan.names:
+        for name in self.devices_of:
             self.programs[name].stop()
             self.start(name)
-        if not self._wait(lambda: all(map(self._is_silent, self.plan.names)), FLOW_TIMEOUT_S):
+        if not self._wait(lambda: all(map(self._is_silent, self.devices_of)), FLOW_TIMEOUT_S):
             raise StageFailed(f"the devices do not fall silent\n{self.last_words()}")
 
     def drain(self) -> float | None:
@@ -198,9 +206,9 @@ class Line:
         """Return the end of each program's log."""
         return "\n".join(f"--- {name}\n{program.last_words()}" for name, program in self.programs.items())
 
-    def _is_silent(self, device: str) -> bool:
-        said = self.programs[device].log.read_bytes()[self._life_begins[device] :]
-        return said.count(b"source_finished") == CHANNELS_OF_A_DEVICE
+    def _is_silent(self, name: str) -> bool:
+        said = self.programs[name].log.read_bytes()[self._life_begins[name] :]
+        return said.count(b"source_finished") == CHANNELS_OF_A_DEVICE * len(self.devices_of[name])
 
     def is_empty(self) -> bool:
         """Whether nothing waits in a spool, and nothing at the gateway but what the cloud has."""

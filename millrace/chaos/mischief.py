@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,15 +46,15 @@ class Mischief:
 
     line: Line
     chance: random.Random
-    say: Callable[[str], None]
+    say: Callable[[str], object]
     faults: list[Fault] = field(default_factory=list)
 
-    def go_on_for(self, seconds: float) -> None:
-        """Do one fault after another. StageFailed if the line does not come back by itself."""
+    def go_on_for(self, seconds: float, kinds: Sequence[Kind] = tuple(WEIGHTS)) -> None:
+        """Do one fault of these kinds after another. StageFailed if the line does not come back by itself."""
         end_s = time.monotonic() + seconds
         self.line.wait_for_flow(1)
         while time.monotonic() < end_s:
-            kind = self.chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            kind = self.chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
             what = self._do(kind)
             alone = self.chance.random() >= IN_A_ROW_RATIO
             recovery_s = self._recovery_s(what) if alone else None
@@ -97,7 +97,7 @@ class Mischief:
     def _crash(self) -> str:
         point = self.chance.choice(list(POINTS))
         program = self.chance.choice(POINTS[point])
-        name = self.chance.choice(self.line.plan.names) if program == "agent" else program
+        name = self.chance.choice(list(self.line.devices_of)) if program == "agent" else program
         nth = self.chance.randint(1, NTH_MAX)
         hit = self.line.crash(name, point, nth)
         return f"{name} {'dies at' if hit else 'does not reach'} {point}, time {nth}"

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,8 +42,10 @@ class Plan:
 class Program:
     """One process and its log; what the terminal sends its own programs, such as Ctrl-C, does not reach it."""
 
-    def __init__(self, name: str, arguments: list[str], home: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], home: Path, entry: Sequence[str] = ("-m", "millrace")) -> None:
+        """`entry` is what Python runs."""
         self.name, self.arguments = name, arguments
+        self._entry = entry
         self.wrapper: list[str] = []
         self.log = home / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,7 +60,7 @@ class Program:
         """Start it, with these variables besides our own; its words go to its log."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.wrapper, sys.executable, "-m", "millrace", *self.arguments],
+                [*self.wrapper, sys.executable, *self._entry, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,49 @@
+"""Fifty devices of two events a second for MILLRACE_SOAK_MINUTES, and everything befalls them at random.
+
+In the first third programs die too; in the rest nobody is ended, so that memory can be watched: MB an hour for each.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from faults.campaign import Campaign, sized
+from faults.growth import Growth
+
+from bench.measures import Measure, at_most
+from millrace.chaos.line import Line
+from millrace.chaos.mischief import Kind, Mischief
+from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.reckoning import reckon
+from millrace.demo.stage import BrokerKind
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(90_000)]
+DEVICES, READINGS_PER_S, FRAMES_PER_S = 50, 90.0, 10.0
+GENTLE: tuple[Kind, ...] = ("pause", "link cut", "link silent")
+MB_PER_H = 1.0
+JUDGED_FROM_MINUTES = 30  # a shorter run's slope is its warming up
+BROKER: BrokerKind = "mosquitto" if has_mosquitto() else "embedded"
+
+
+def test_fifty_devices_under_everything_at_random_lose_nothing_and_nobody_grows(
+    tmp_path: Path, measures: list[Measure]
+) -> None:
+    minutes = sized("MILLRACE_SOAK_MINUTES", 1)
+    plan = Plan(BROKER, devices=DEVICES, readings_per_s=READINGS_PER_S, frames_per_s=FRAMES_PER_S)
+    with Line(tmp_path, plan, Path(__file__).with_name("fleet.py")) as line:
+        campaign = Campaign(measures, "soak", BROKER, 1, f"{minutes} min")
+        mischief = Mischief(line, random.Random(campaign.seed), lambda text: sys.stderr.write(f"{text}\n"))
+        mischief.go_on_for(minutes * 60 / 3)
+        line.wait_for_flow(1000)
+        with Growth(line) as growth:
+            mischief.go_on_for(minutes * 60 * 2 / 3, GENTLE)
+        campaign.recoveries_s += [fault.recovery_s for fault in mischief.faults if fault.recovery_s is not None]
+        slopes = growth.mb_per_h()
+        campaign.note += " MB/h: " + ", ".join(f"{name} {slope:.1f}" for name, slope in slopes.items())
+        bars = [at_most(f"soak {minutes} min: {name} grows, MB/h", slope, MB_PER_H) for name, slope in slopes.items()]
+        if minutes < JUDGED_FROM_MINUTES:
+            bars = []
+        campaign.end(reckon(line), further=bars)
