@@ -139,11 +139,11 @@ def _believable(source: str, topic: topics.Topic, event: events.Event, type_: st
 
 
 def _bare_readings(topic: topics.Topic, payload: bytes, now: clock.Instant, redelivered: bool) -> list[Arrived]:
-    readings = bare_readings.parse(payload, len(payload), now_s=now.wall_ns / 1e9)
+    readings = bare_readings.parse(payload, len(payload), now_s=0.0)
     arrived = []
     whole = sha256(payload)
     for number, (time_s, values) in enumerate(readings):
-        instant = now if time_s is None else clock.Instant(int(time_s * 1e9), now.boot_id, now.uptime_ns)
+        instant = now if time_s is None else _born(time_s, now)
         digest = whole.copy()
         digest.update(b"#%d" % number)
         arrived.append(
@@ -152,6 +152,15 @@ def _bare_readings(topic: topics.Topic, payload: bytes, now: clock.Instant, rede
             )
         )
     return arrived
+
+
+def _born(time_s: float, now: clock.Instant) -> clock.Instant:
+    """Return the moment that a SenML time means: so far from now, or by the sender's own clock, which nothing mends."""
+    ns = int(time_s * 1e9)
+    if time_s >= bare_readings.ABSOLUTE_FROM_S:
+        return clock.Instant(ns, "", 0)
+    uptime_ns = now.uptime_ns + ns
+    return clock.Instant(now.wall_ns + ns, now.boot_id if uptime_ns >= 0 else "", max(0, uptime_ns))
 
 
 def _digest(event: events.Event) -> str:

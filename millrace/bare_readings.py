@@ -8,7 +8,7 @@ from typing import Any
 from millrace import jsontext
 from millrace.events import MalformedEvent, Scalar, check_reading
 
-_ABSOLUTE_FROM_S = 2**28
+ABSOLUTE_FROM_S = 2**28
 _UNTIL_S = 2**33
 _TYPES = {"bn": str, "bt": float, "bu": str, "bv": float, "bver": float, "n": str, "t": float, "u": str}
 _VALUES = {"v": float, "vs": str, "vb": bool}
@@ -83,8 +83,8 @@ def _is_a(value: object, type_: type) -> bool:
 
 def _moment(time_s: float, now_s: float | None) -> float | None:
     """Return seconds since 1970 of a SenML time, which below 2**28 is relative to now."""
-    if not -_ABSOLUTE_FROM_S < time_s < _UNTIL_S:
+    if not -ABSOLUTE_FROM_S < time_s < _UNTIL_S:
         raise ValueError(f"time {time_s} is neither near now nor between 1978 and 2242")
-    if time_s >= _ABSOLUTE_FROM_S:
+    if time_s >= ABSOLUTE_FROM_S:
         return time_s
     return None if now_s is None else now_s + time_s

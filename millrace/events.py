@@ -160,13 +160,13 @@ def new_event(
     truth: str | None = None,
     datacontenttype: str = "application/json",
 ) -> Event:
-    """Return an event born at `instant`."""
+    """Return an event born at `instant`; one without a boot id says no uptime."""
     return Event(
         type=type_,
         key=key,
         time=clock.rfc3339(instant.wall_ns),
-        bootid=instant.boot_id,
-        uptimens=instant.uptime_ns,
+        bootid=instant.boot_id or None,
+        uptimens=instant.uptime_ns if instant.boot_id else None,
         subject=subject,
         truth=truth,
         datacontenttype=datacontenttype,

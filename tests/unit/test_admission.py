@@ -88,6 +88,21 @@ def test_bare_readings_and_senml_wait_for_their_keys() -> None:
     assert first.digest != second.digest
 
 
+def test_a_senml_time_relative_to_now_moves_the_uptime_too_and_a_senders_own_time_has_none() -> None:
+    pack = [{"n": "t", "v": 1, "t": -2}, {"n": "t", "v": 2, "t": -(10**7)}, {"n": "t", "v": 3, "t": 1_700_000_060}]
+    now = Instant(NOW.wall_ns, "f00d", 100 * 10**9)
+    found = admit(
+        "millrace", "millrace/device/cam-1/reading/top", json.dumps(pack).encode(), (), now, redelivered=False
+    )
+    assert isinstance(found, list)
+    near, before_boot, absolute = found
+    assert near.instant == Instant(now.wall_ns - 2 * 10**9, "f00d", 98 * 10**9)
+    key = events.Key("/millrace/device/cam-1/top", "aaaaaaaa", 1)
+    for moment in (before_boot.instant, absolute.instant):
+        event = events.new_event(events.READING, key, moment)
+        assert (event.bootid, event.uptimens) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
