@@ -30,6 +30,7 @@ from millrace.service import Beat
 log = logging.getLogger(__name__)
 
 SAY_DOWN_EVERY_S = 60.0
+UPLOADED_AT_MOST = 10_000
 BLOB_MISSING = "blob missing"
 _Seen = tuple[int, frozenset[Lane]]
 _NOT_LOOKED: _Seen = (-2, frozenset())
@@ -70,6 +71,7 @@ class Drain:
         self._schedule = Schedule(self._settings.batch.live_share)
         self._pace = Pace(self._settings.batch.max_rows, self._settings.batch.max_bytes, self._target_s)
         self._seen: _Seen = _NOT_LOOKED
+        self._uploaded: set[str] = set()
 
     def run(self) -> None:
         """Drain until interrupted. A sign of life is a pause that is meant, or an answer of the cloud's own."""
@@ -178,6 +180,7 @@ class Drain:
             return
         crashpoints.reached("sync.answered")
         if missing := [reason for _, reason in refused if reason.startswith(BLOB_MISSING)]:
+            self._uploaded.clear()
             self._hold(batch.lane, f"the cloud asks again for a picture: {missing[0]}")
             return
         if not state.cap.allows(len(parcel.rows), len(refused)):
@@ -237,7 +240,13 @@ class Drain:
         self._came_through()
 
     def _upload(self, sha256: str, picture: bytes) -> None:
+        """Upload a picture, once for all tries of its batch: a link that fails often gets on by one at a time."""
+        if sha256 in self._uploaded:
+            return
         self._cloud.upload(sha256, picture)
+        if len(self._uploaded) > UPLOADED_AT_MOST:
+            self._uploaded.clear()
+        self._uploaded.add(sha256)
         crashpoints.reached("sync.uploaded")
         self.beat.beat()
 

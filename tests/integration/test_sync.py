@@ -712,6 +712,20 @@ def test_pictures_get_through_a_link_that_never_stands_for_long(line: Line) -> N
     assert all(len(ids) <= 2 for ids in line.uplink.batches())
 
 
+def test_pictures_get_through_a_link_on_which_every_other_request_fails(line: Line) -> None:
+    """One batch of twelve pictures needs thirteen answers; what was uploaded is not uploaded again."""
+    digests = [line.add_frame() for _ in range(12)]
+    line.uplink.script.extend(["pass", "503"] * 100)
+    for _ in range(60):
+        line.clock.seconds += 60
+        line.step()
+    assert not line.waiting()
+    assert line.all_there()
+    came = [what for what, _ in line.uplink.asked if what.startswith("PUT")]
+    assert {what.rpartition("/")[2] for what in came} == set(digests)
+    assert len(came) <= 2 * len(digests) + 1
+
+
 # --- lanes
 
 
