@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from device_agent.feed import Feed
+from device_agent.patience import Patience
 from device_agent.publish import Sender
 from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
@@ -26,6 +27,7 @@ SEND_ROWS = 16
 STATUS_EVERY_S = 30.0
 SAY_REFUSED_EVERY_S = 30.0
 RETRY_STORAGE_S = 1.0
+RETRY_STORAGE_MAX_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ class Keeper:
         self._said: tuple[str, ...] = ()
         self._said_s = float("-inf")
         self._heard = mending.Heard()
+        self._sending, self._tending, self._settling = (
+            Patience(RETRY_STORAGE_S, RETRY_STORAGE_MAX_S) for _ in range(3)
+        )
         self._refused = 0
         self._said_refused_s = float("-inf")
         self.beat = Beat(time)
@@ -60,14 +65,28 @@ class Keeper:
         while not self._stop.is_set():
             self.beat.beat()
             self._take_in(POLL_S)
-            try:
-                self._send()
-            except StorageFailed as error:  # a damaged row could not be buried: the same again in a while
-                log.error("burial_failed error=%s", error)
-                self._stop.wait(RETRY_STORAGE_S)
+            self._with_patience(self._sending, self._send)
+            self._with_patience(self._tending, self._tend)
             self._say_status()
         self._take_in(0)
         self._connection.farewell(self._status_topic, self._status("offline"))
+
+    def _with_patience(self, patience: Patience, work: Callable[[], None]) -> None:
+        """Do what needs the disk; if that refuses, say so and let it be for a while. What is held stays held."""
+        now_s = self._clock.uptime_s()
+        if not patience.due(now_s):
+            return
+        try:
+            work()
+        except StorageFailed as error:
+            log.error(
+                "disk_refused work=%s retry_s=%.0f error=%s", work.__name__.strip("_"), patience.refused(now_s), error
+            )
+        else:
+            patience.done()
+
+    def _tend(self) -> None:
+        self._spool.tend(self._clock.uptime_s())
 
     def interrupt(self) -> None:
         """End `run`."""
@@ -101,12 +120,14 @@ class Keeper:
             else:
                 self._refuse("the spool is full")
         try:
-            if kept:
-                self._spool.admit(kept)
+            promised = len(self._spool.admit(kept)) if kept else 0
+            if promised:
                 crashpoints.reached("agent.admitted")
+            why = "the disk refuses"
         except StorageFailed as error:
-            for _ in kept:
-                self._refuse(str(error))
+            promised, why = 0, str(error)
+        for _ in kept[promised:]:
+            self._refuse(why)
         for item in handed:
             item.feed.taken()
 
@@ -164,18 +185,18 @@ class Keeper:
     def _hear_receipt(self, value: dict[str, Any], now_s: float) -> None:
         epoch, window_bytes = str(value["epoch"]), int(value["window_bytes"])
         ranges = [(int(first), int(last)) for first, last in value["ranges"]]
-        if self._spool.is_ahead(epoch, ranges):
-            self._spool.begin_epoch("a receipt is ahead of what was sent: the spool was set back", ranges)
-            self._said_s = float("-inf")
-            return
-        crashpoints.reached("agent.receipt_heard")
-        try:
+
+        def settle() -> None:
+            if self._spool.is_ahead(epoch, ranges):
+                self._spool.begin_epoch("a receipt is ahead of what was sent: the spool was set back", ranges)
+                self._said_s = float("-inf")
+                return
+            crashpoints.reached("agent.receipt_heard")
             positions = self._spool.settle(epoch, ranges)
-        except StorageFailed as error:  # the receipt comes again: it is cumulative
-            log.error("receipt_unsettled error=%s", error)
-            return
-        crashpoints.reached("agent.forgot")
-        self._sender.receipted(positions, window_bytes, now_s, greets=epoch == self._spool.epoch)
+            crashpoints.reached("agent.forgot")
+            self._sender.receipted(positions, window_bytes, now_s, greets=epoch == self._spool.epoch)
+
+        self._with_patience(self._settling, settle)  # what the disk refuses now comes again: receipts are cumulative
 
     # --- sending
 

@@ -206,6 +206,21 @@ class Channel(Section):
     reopen_max_s: Seconds = Field(60.0, description="Longest pause between attempts; the pause doubles up to it.")
 
 
+Durability = Literal["power", "process"]
+
+
+class DurabilitySettings(Section):
+    """What an event survives from the moment it is kept, for each kind; ledger records always survive a power cut."""
+
+    frame: Durability = Field(
+        "process",
+        description="power: on disk at once, survives a power cut. process: in memory, survives any end of the "
+        "program; it goes to the disk when its receipt is late, and spares the card when it is not.",
+    )
+    reading: Durability = Field("power", description="The same for readings.")
+    waveform: Durability = Field("power", description="The same for waveforms.")
+
+
 class SpoolSettings(Section):
     """The queue on this machine's disk."""
 
@@ -214,6 +229,18 @@ class SpoolSettings(Section):
         0.0, description="Milliseconds for which a commit gathers further events; 0 gathers what came meanwhile."
     )
     min_free_bytes: Annotated[int, Field(ge=0)] = Field(64 << 20, description="Bytes left free on the disk.")
+    durability: DurabilitySettings = Field(DurabilitySettings(), description="What survives a power cut.")
+    ram_dir: Path | None = Field(
+        None,
+        description="Private folder in memory (tmpfs) for durability process; none for the service's runtime folder, "
+        "or /dev/shm where there is none. What is not on tmpfs is not used: all is kept on disk then.",
+    )
+    ram_max_bytes: Bytes = Field(64 << 20, description="Most bytes kept in that folder; beyond it the disk is used.")
+    spill_after_s: Seconds = Field(
+        5.0,
+        description="Seconds without a receipt after which what is in memory goes to the disk; a power cut takes no "
+        "more than that.",
+    )
 
 
 class PublishSettings(Section):

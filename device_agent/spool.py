@@ -1,16 +1,24 @@
-"""The agent's queue: what it took is on its own disk until a gateway's receipt says that it is on the gateway's."""
+"""The agent's queue: what it took is kept here until a gateway's receipt says that it is on the gateway's disk.
+
+Kept means on this device's disk; for kinds of `durability: process`, in memory that only a power cut empties.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
+from device_agent import memory
 from device_agent.settings import AgentSettings
+from device_agent.shelves import Shelves
 from millrace import events, jsontext, topics
-from millrace.blobs import BlobStore
+from millrace.blobs import StorageFailed
 from millrace.clock import Clock, Instant
 from millrace.outbox import Draft, Entry, Lane, Outbox
 from millrace.ranges import RangeSet
@@ -50,6 +58,7 @@ class Parcel:
 
 
 _KIND_OF_TYPE = {type_: kind for kind, type_ in events.TYPE_OF_KIND.items()}
+_KIND_OF_SOURCE = {"readings": topics.Kind.READING, "waveform": topics.Kind.WAVEFORM}
 
 
 class Spool:
@@ -58,17 +67,30 @@ class Spool:
     def __init__(self, settings: AgentSettings, machine_id: str, clock: Clock) -> None:
         """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
         self._prefix, self._device, self._clock = settings.prefix, settings.device, clock
-        self._max_bytes, self._min_free_bytes = settings.spool.max_bytes, settings.spool.min_free_bytes
-        folder = self._folder = settings.state_dir
-        self._outbox = Outbox(folder / "spool.db", BlobStore(folder / "frames"), machine_id)
-        self._offsets = self._find_offsets()
-        self._young_from_seq = self._note_young()
-        self._is_met = False
-        self._account_for_doubt()
+        self._settings, self._folder = settings.spool, settings.state_dir
+        self._volatile = _volatile_kinds(settings)
+        with ExitStack() as undo:
+            tail_folder = _tail_folder(settings) if self._volatile else None
+            self._shelves = Shelves(self._folder, machine_id, clock.now().boot_id, tail_folder)
+            undo.callback(self._shelves.close)
+            self._outbox = self._shelves.disk
+            self._offsets = self._find_offsets()
+            self._bury_lost_tail()
+            if not self._shelves.fits():
+                self._spill_all()
+            self._account_for_doubt()
+            self._shelves.open_tail()
+            self._young_from_seq = self._note_young()
+            self._is_met = False
+            undo.pop_all()
 
     def close(self) -> None:
-        """Close the file; what it holds stays."""
-        self._outbox.close()
+        """Close it; what it holds stays, all of it on disk if that has room."""
+        try:
+            self._spill_all()
+        except StorageFailed as error:
+            log.error("tail_not_spilled error=%s: it stays in memory until the next start", error)
+        self._shelves.close()
 
     @property
     def epoch(self) -> str:
@@ -78,33 +100,61 @@ class Spool:
     @property
     def held_rows(self) -> int:
         """How many events wait for a receipt."""
-        return self._outbox.held_rows
+        return sum(outbox.held_rows for outbox in self._shelves.both)
 
     @property
     def held_bytes(self) -> int:
         """How many bytes they take, pictures included."""
-        return self._outbox.held_bytes
+        return sum(outbox.held_bytes for outbox in self._shelves.both)
 
     def minted(self) -> dict[str, int]:
         """Return, for each epoch, the highest seq given out: this device's own ledger of what it promised."""
-        return self._outbox.minted()
+        return self._shelves.minted()
 
     def has_room(self, admission: Admission) -> bool:
         """Whether the quota lets it in; if not, the capture is refused and counted, before anything was promised."""
-        if self._outbox.held_bytes + admission.size_bytes > self._max_bytes:
+        if self.held_bytes + admission.size_bytes > self._settings.max_bytes:
             return False
-        return shutil.disk_usage(self._folder).free - admission.size_bytes >= self._min_free_bytes
+        if self._goes_to_tail(admission):
+            return True
+        return shutil.disk_usage(self._folder).free - admission.size_bytes >= self._settings.min_free_bytes
 
     def admit(self, admissions: Sequence[Admission]) -> list[Entry]:
-        """Keep all of them in one transaction; when this returns they are promised. StorageFailed: none is."""
-        pictures = {hashlib.sha256(a.picture).hexdigest(): a.picture for a in admissions if a.picture is not None}
-        with self._outbox.transaction():
-            self._outbox.put_pictures(pictures)
-            return self._append([self._draft(admission, self._outbox.mint()) for admission in admissions])
+        """Keep them; return the entries of those that are kept, which are promised from now on.
+
+        All that go to one file go in one transaction, what must survive a power cut first. StorageFailed: none is kept.
+        """
+        in_tail: list[Admission] = []
+        on_disk: list[Admission] = []
+        for admission in admissions:
+            (in_tail if self._goes_to_tail(admission) else on_disk).append(admission)
+        entries = self._admit_to(self._outbox, on_disk) if on_disk else []
+        tail = self._shelves.tail
+        if not in_tail or tail is None:
+            return entries
+        try:
+            return entries + self._admit_to(tail, in_tail)
+        except StorageFailed as error:
+            log.warning("tail_refused error=%s: the disk takes what it does not", error)
+        try:
+            return entries + self._admit_to(self._outbox, in_tail)
+        except StorageFailed as error:
+            if not entries:
+                raise
+            log.error("frames_refused count=%d error=%s", len(in_tail), error)
+            return entries
+
+    def tend(self, now_s: float) -> None:
+        """Move to the disk, a bounded part at a time, what has waited in memory for too long. Errors: StorageFailed."""
+        tail, late_s = self._shelves.tail, self._settings.spill_after_s
+        if tail is None or not tail.held_rows:
+            return
+        if tail.held_bytes > self._settings.ram_max_bytes or self._shelves.oldest_s(now_s) >= late_s:
+            self._spill(now_s)
 
     def read(self, after: int, max_rows: int) -> list[Entry]:
         """Return the next entries above a position, oldest first."""
-        return self._outbox.read(after, max_rows)
+        return self._shelves.read(after, max_rows)
 
     def parcel(self, entry: Entry) -> Parcel | None:
         """Return the entry as it travels, or None if it can no longer be read as it was written: bury it."""
@@ -121,8 +171,8 @@ class Spool:
             return Parcel(
                 entry, kind, None if kind is topics.Kind.DEVICE_LEDGER else channel, events.encode_json(event), event
             )
-        picture = self._outbox.blobs.get(entry.blob)
-        if picture is None or hashlib.sha256(picture).hexdigest() != entry.blob:
+        picture = self._shelves.picture(entry.blob)
+        if picture is None:
             return None
         return Parcel(entry, kind, channel, events.encode_frame(event, picture), event)
 
@@ -130,22 +180,27 @@ class Spool:
         """Give up an entry that cannot be sent, and say so: a ledger record takes its place."""
         epoch, seq = self._key_of(entry)
         log.error("entry_lost epoch=%s seq=%d reason=%r", epoch, seq, reason)
-        with self._outbox.transaction():
+        with self._shelves.appending(self._outbox):
             self._outbox.forget([entry.position])
-            self._append([self._ledger(epoch, seq, seq, "lost", reason)])
+            self._append(self._outbox, [self._ledger(epoch, seq, seq, "lost", reason)])
+        self._shelves.forget([entry.position])
 
     def settle(self, epoch: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Forget what a receipt covers; return the position ranges. Seqs never minted are not ours to forget."""
         positions = []
         if epoch in self._offsets:  # else none of its rows is held, and where they stood other rows may stand
-            offset, minted = self._offsets[epoch], self._outbox.minted()[epoch]
+            offset, minted = self._offsets[epoch], self.minted()[epoch]
             ours = [(max(first, 1), min(last, minted)) for first, last in ranges]
             positions = [(first + offset, last + offset) for first, last in ours if first <= last]
         with self._outbox.transaction():
             if epoch == self.epoch:
-                self._outbox.connection.execute("DELETE FROM meta WHERE key = 'young_from'")
+                self._outbox.set_note("young_from", None)
             for first, last in positions:
                 self._outbox.forget_range(first, last)
+        if self._shelves.tail is not None:
+            with self._shelves.tail.transaction():
+                for first, last in positions:
+                    self._shelves.tail.forget_range(first, last)
         self._is_met |= epoch == self.epoch
         return positions
 
@@ -154,7 +209,7 @@ class Spool:
 
         Before the first receipt of its epoch is settled, a spool sends nothing that is young.
         """
-        sendable = self._outbox.next_seq if self._is_met else self._young_from_seq
+        sendable = self._shelves.next_seq if self._is_met else self._young_from_seq
         return epoch == self.epoch and any(last >= sendable for _, last in ranges)
 
     def begin_epoch(self, reason: str, taken: Sequence[tuple[int, int]] = ((1, events.SEQ_MAX),)) -> None:
@@ -164,18 +219,58 @@ class Spool:
         taken for repeats, and lost. All in one transaction.
         """
         old = self.epoch
-        log.warning("epoch_begun reason=%r old=%s", reason, old)
-        with self._outbox.transaction():
-            self._outbox.new_epoch(reason)
-            if old in self._offsets:
-                self._rekey(self._offsets[old], RangeSet(taken))
+        self._spill_all()
+        try:
+            self._give_new_keys(old, reason, RangeSet(taken))
+        finally:
+            self._shelves.open_tail()
         self._young_from_seq = 1
         self._is_met = True  # nobody knows the new name yet: what comes back under it was sent
 
     # --- inside
 
-    def _append(self, drafts: list[Draft]) -> list[Entry]:
-        entries = self._outbox.append(drafts, self._clock.uptime_s())
+    def _give_new_keys(self, old: str, reason: str, taken: RangeSet) -> None:
+        log.warning("epoch_begun reason=%r old=%s", reason, old)
+        with self._outbox.transaction():
+            self._outbox.new_epoch(reason)
+            if old in self._offsets:
+                self._rekey(self._offsets[old], taken)
+
+    def _goes_to_tail(self, admission: Admission) -> bool:
+        tail = self._shelves.tail
+        if tail is None or _KIND_OF_TYPE[admission.type] not in self._volatile:
+            return False
+        return tail.held_bytes + admission.size_bytes <= self._settings.ram_max_bytes
+
+    def _admit_to(self, outbox: Outbox, admissions: Sequence[Admission]) -> list[Entry]:
+        pictures = {hashlib.sha256(a.picture).hexdigest(): a.picture for a in admissions if a.picture is not None}
+        with self._shelves.appending(outbox):
+            outbox.put_pictures(pictures)
+            return self._append(outbox, [self._draft(admission, outbox.mint()) for admission in admissions])
+
+    def _spill(self, now_s: float) -> None:
+        for damaged in self._shelves.spill(now_s):
+            self.bury(damaged, "the spool's copy in memory is damaged")
+
+    def _spill_all(self) -> None:
+        while self._shelves.tail is not None and self._shelves.tail.held_rows:
+            self._spill(self._clock.uptime_s())
+        self._shelves.put_tail_away()
+
+    def _bury_lost_tail(self) -> None:
+        """Declare what a power cut took, from what is on disk: more may be declared than was lost, never less."""
+        with self._shelves.lost_tail() as lost:
+            if lost is None:
+                return
+            reason = "the tail in memory was lost in a power cut; what was sent before it was not lost"
+            self._append(
+                self._outbox,
+                [self._ledger(lost.epoch, first, last, "unproven", reason) for first, last in lost.ranges],
+            )
+        log.error("tail_lost epoch=%s ranges=%s reason=%r", lost.epoch, lost.ranges, reason)
+
+    def _append(self, outbox: Outbox, drafts: list[Draft]) -> list[Entry]:
+        entries = outbox.append(drafts, self._clock.uptime_s())
         if entries:
             self._offsets[self.epoch] = entries[0].position - entries[0].seq
         return entries
@@ -215,7 +310,8 @@ class Spool:
         unproven = self._outbox.unproven(doubt)
         with self._outbox.transaction():
             self._append(
-                [self._ledger(epoch, first, last, "unproven", doubt.why[:400]) for epoch, first, last in unproven]
+                self._outbox,
+                [self._ledger(epoch, first, last, "unproven", doubt.why[:400]) for epoch, first, last in unproven],
             )
             self._outbox.resolve()
 
@@ -225,7 +321,7 @@ class Spool:
             after = entries[-1].position
             sound = [entry for entry in entries if entry.intact and entry.seq in taken]
             # Appended before the old rows go: their pictures never lack a row.
-            self._append([self._rekeyed(entry) for entry in sound])
+            self._append(self._outbox, [self._rekeyed(entry) for entry in sound])
             self._outbox.forget([entry.position for entry in sound])
 
     def _rekeyed(self, entry: Entry) -> Draft:
@@ -239,18 +335,16 @@ class Spool:
 
         Should a receipt show that the spool was set back, their seqs belong to other events.
         """
-        connection = self._outbox.connection
-        row = connection.execute("SELECT value FROM meta WHERE key = 'young_from'").fetchone()
-        if row is not None and row[0].startswith(f"{self.epoch}-"):
-            return events.parse_id(row[0])[1]
+        noted = self._outbox.note("young_from")
+        if noted is not None and noted.startswith(f"{self.epoch}-"):
+            return events.parse_id(noted)[1]
         with self._outbox.transaction():
-            value = f"{self.epoch}-{self._outbox.next_seq}"
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('young_from', ?)", (value,))
-        return self._outbox.next_seq
+            self._outbox.set_note("young_from", f"{self.epoch}-{self._shelves.next_seq}")
+        return self._shelves.next_seq
 
     def _key_of(self, entry: Entry) -> tuple[str, int]:
         """Return an entry's epoch and seq; its position tells them even where the row itself is damaged."""
-        minted = self._outbox.minted()
+        minted = self.minted()
         for epoch, offset in self._offsets.items():
             if 1 <= entry.position - offset <= minted.get(epoch, 0):
                 return epoch, entry.position - offset
@@ -259,19 +353,35 @@ class Spool:
     def _base(self, epoch: str) -> int:
         """Return the lowest seq that is still held of an epoch which has a row."""
         offset = self._offsets[epoch]
-        lowest = self._outbox.first_position(offset)
+        lowest = self._shelves.first_position(offset)
         assert lowest is not None
         return lowest - offset
 
     def _find_offsets(self) -> dict[str, int]:
         """Return what to add to a seq of each epoch to get its position: an epoch's rows are appended without gaps."""
         offsets: dict[str, int] = {}
-        minted = self._outbox.minted()
+        minted = self.minted()
         after = 0
-        while found := self._outbox.read(after, 1):
+        while found := self._shelves.read(after, 1):
             entry = found[0]
             after = entry.position
             if entry.intact:
                 offsets[entry.epoch] = entry.position - entry.seq
                 after = offsets[entry.epoch] + minted[entry.epoch]
         return offsets
+
+
+def _volatile_kinds(settings: AgentSettings) -> frozenset[topics.Kind]:
+    """Return the kinds that this device's channels have and that need not survive a power cut."""
+    kinds = {_KIND_OF_SOURCE.get(channel.source.kind, topics.Kind.FRAME) for channel in settings.channels.values()}
+    chosen = settings.spool.durability
+    durability = {
+        topics.Kind.FRAME: chosen.frame, topics.Kind.READING: chosen.reading, topics.Kind.WAVEFORM: chosen.waveform,
+    }  # fmt: skip
+    return frozenset(kind for kind in kinds if durability[kind] == "process")
+
+
+def _tail_folder(settings: AgentSettings) -> Path:
+    return settings.spool.ram_dir or memory.default_folder(
+        settings.device, settings.state_dir, os.environ, os.geteuid()
+    )

@@ -67,6 +67,10 @@ _SIZES_LANE = (
     "SELECT position, CAST(entry.bytes AS INTEGER) + coalesce(blob.bytes, 0) FROM entry"
     " LEFT JOIN blob ON sha256 = blob WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
 )
+_GAPS = (
+    "SELECT here + 1, next - 1 FROM (SELECT here, lead(here) OVER (ORDER BY here) AS next FROM (SELECT ? AS here"
+    " UNION ALL SELECT position FROM entry WHERE position BETWEEN ? AND ? UNION ALL SELECT ?)) WHERE next > here + 1"
+)
 _COUNT_LANE = "SELECT count(*) FROM (SELECT 1 FROM entry WHERE lane = ? AND position > ? LIMIT 100000)"
 
 
@@ -147,8 +151,20 @@ class Outbox:
     A damaged file is set aside, and what reads of it is carried over; see `doubt`.
     """
 
-    def __init__(self, path: Path, blobs: BlobStore, machine_id: str, more: Extension | None = None) -> None:
-        """Open or create the file. Errors: Locked, NewerSchema, StorageFailed; Damaged: the next start heals it."""
+    def __init__(
+        self,
+        path: Path,
+        blobs: BlobStore,
+        machine_id: str,
+        more: Extension | None = None,
+        *,
+        numbered_by: Outbox | None = None,
+    ) -> None:
+        """Open or create the file. Errors: Locked, NewerSchema, StorageFailed; Damaged: the next start heals it.
+
+        `numbered_by` names the outbox whose present epoch, seqs and positions a new file shares. That one also reserves
+        them, and nothing heals this one.
+        """
         more = more or Extension()
         self.path = path
         self.blobs = blobs
@@ -158,17 +174,23 @@ class Outbox:
         self._age_origin_s: float | None = None
         with ExitStack() as undo, storage_errors(path):
             make_folder(path.parent)
-            self._reservation = Reservation(path.with_name(path.name + ".epoch"))
+            steps = [ours + theirs for ours, theirs in zip_longest(_STEPS, more.steps, fillvalue="")]
             self._last_seen = LastSeen(path.with_name(path.name + ".seen"))
             undo.callback(self._last_seen.close)
-            steps = [ours + theirs for ours, theirs in zip_longest(_STEPS, more.steps, fillvalue="")]
-            heal(path, self._rebuild(steps, more, machine_id), is_used=bool(self._reservation.reserved))
+            if numbered_by is None:
+                self._reservation = Reservation(path.with_name(path.name + ".epoch"))
+                heal(path, self._rebuild(steps, more, machine_id), is_used=bool(self._reservation.reserved))
+            else:
+                self._reservation = numbered_by._reservation
             self._database = Database(path, steps)
             undo.callback(self._database.close)
             self.connection = self._database.connection
             self._own_lanes = more.own_lanes
             self._load_counters()
-            self._load_epoch(machine_id)
+            if numbered_by is None:
+                self._load_epoch(machine_id)
+            else:
+                self._share_epoch(numbered_by)
             self._collect_orphans()
             undo.pop_all()
 
@@ -293,6 +315,31 @@ class Outbox:
         """Note, inside the present transaction, that ledger records account for what was in doubt."""
         self.connection.execute("DELETE FROM meta WHERE key = 'doubt'")
 
+    def _share_epoch(self, other: Outbox) -> None:
+        row = self.connection.execute("SELECT epoch, next_seq FROM own_epoch").fetchone()
+        if row is not None:
+            self.epoch, self.next_seq = row
+            return
+        with self.transaction():
+            self.epoch, self.next_seq, self.next_position = other.epoch, other.next_seq, other.next_position
+            self.connection.execute(
+                "INSERT INTO own_epoch VALUES (?, 1, ?, ?)", (self.epoch, self.next_seq, f"shared with {other.path}")
+            )
+
+    def witness(self, epoch: str, next_seq: int, next_position: int) -> None:
+        """Note, inside the present transaction, that another file of this numbering stands so far; never goes back."""
+        if epoch == self.epoch:
+            self.next_seq = max(self.next_seq, next_seq)
+        else:
+            self.connection.execute(
+                "UPDATE own_epoch SET next_seq = max(next_seq, ?) WHERE epoch = ?", (next_seq, epoch)
+            )
+        self.next_position = max(self.next_position, next_position)
+
+    def reserved(self, epoch: str) -> int | None:
+        """Return a seq that this epoch has not minted beyond, over all files of this numbering; None: nobody knows."""
+        return self._reservation.reserved.get(epoch)
+
     def new_epoch(self, reason: str) -> str:
         """Begin a new epoch: from now on seqs count from 1 under a new name. Return the name."""
         with self.transaction():
@@ -348,14 +395,19 @@ class Outbox:
         self.next_seq += 1
         return seq
 
-    def append(self, drafts: Sequence[Draft], uptime_s: float) -> list[Entry]:
-        """Append in order inside the present transaction; return the entries."""
+    def append(self, drafts: Sequence[Draft], uptime_s: float, positions: Sequence[int] | None = None) -> list[Entry]:
+        """Append in order inside the present transaction; return the entries.
+
+        `positions`: where they stand if not at the end; free places below it, given out before.
+        """
         born_s = int(self.age_s(uptime_s))
         entries = []
-        for draft in drafts:
+        if positions is None:
+            positions = range(self.next_position, self.next_position + len(drafts))
+        for position, draft in zip(positions, drafts, strict=True):
             entries.append(
                 Entry(
-                    self.next_position,
+                    position,
                     draft.lane,
                     draft.epoch,
                     draft.seq,
@@ -366,7 +418,7 @@ class Outbox:
                     intact=True,
                 )
             )
-            self.next_position += 1
+            self.next_position = max(self.next_position, position + 1)
             self.held_bytes += len(draft.body) + self._refer(draft)
         self.held_rows += len(entries)
         self.connection.executemany(
@@ -399,6 +451,18 @@ class Outbox:
             "INSERT INTO minted VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
             (origin, epoch, seq),
         )
+
+    def note(self, key: str) -> str | None:
+        """Return what was noted under a key, or None."""
+        row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_note(self, key: str, value: str | None) -> None:
+        """Note a value under a key inside the present transaction; None takes it away."""
+        if value is None:
+            self.connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+        else:
+            self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def age_s(self, uptime_s: float) -> float:
         """Return for how many seconds this file has been in use, over all runs; no clock can make it jump."""
@@ -462,6 +526,15 @@ class Outbox:
         ).fetchone()[0]
         return found
 
+    def gaps(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Return the ranges of positions from `first` to `last` where no row stands."""
+        if first > last:
+            return []
+        return [
+            (int(low), int(high))
+            for low, high in self.connection.execute(_GAPS, (first - 1, first, last, last + 1)).fetchall()
+        ]
+
 
 class Reader:
     """Another program's view of an outbox: read-only, never a cursor held open, never a checkpoint."""
@@ -497,6 +570,11 @@ class Reader:
         for origin, epoch, seq in self._file.all("SELECT origin, epoch, seq FROM minted"):
             found.setdefault(str(origin), {})[str(epoch)] = int(seq)
         return found
+
+    def note(self, key: str) -> str | None:
+        """Return what the owner has noted under a key, or None."""
+        rows = self._file.all("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
 
     def backlog(self, settled: Mapping[Lane, int]) -> dict[Lane, int]:
         """Return for each lane that goes up how many rows lie above the settled position, counted up to 100,000."""

@@ -19,6 +19,7 @@ from millrace.demo.proxy import State as LinkState
 from millrace.demo.stage import Program, StageFailed, wait_until
 from millrace.outbox import Lane, Reader
 from millrace.settled import SettledReader
+from millrace.tail import SpoolReader
 
 FLOW_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 120.0
@@ -52,7 +53,7 @@ class Line:
         self.kills: list[str] = []
         self.restarts: list[str] = []
         self._life_begins = dict.fromkeys(agents, 0)
-        self._readers = {name: Reader(home / name / "spool.db") for name in plan.names}
+        self._readers = {name: SpoolReader(home / name / "spool.db") for name in plan.names}
         self._store = Reader(home / "gateway" / "gateway.db")
         self._settled = SettledReader(home / "gateway" / "sync.db")
         self.cloud = CloudView(self.papers.cloud_port, self.papers.token("reader"))
@@ -68,8 +69,9 @@ class Line:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for reader in (*self._readers.values(), self._store):
+        for reader in self._readers.values():
             reader.close()
+        self._store.close()
         self._settled.close()
         for name in (*self.devices_of, "gateway", "sync", "cloud", "broker"):
             self.programs[name].stop()

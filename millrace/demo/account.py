@@ -14,6 +14,7 @@ from urllib.parse import quote
 from millrace import events, jsontext
 from millrace.outbox import Lane, Reader
 from millrace.ranges import RangeSet
+from millrace.tail import SpoolReader
 
 PAGE = 1000
 
@@ -103,7 +104,7 @@ class CloudView:
 
 def promised(agent_dir: Path) -> dict[str, RangeSet]:
     """Return the keys that the agent has promised: its own ledger, each epoch with all seqs given out."""
-    reader = Reader(agent_dir / "spool.db")
+    reader = SpoolReader(agent_dir / "spool.db")
     minted = reader.epochs()
     reader.close()
     return {epoch: RangeSet([(1, seq)]) for epoch, seq in minted.items() if seq}
