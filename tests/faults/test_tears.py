@@ -6,6 +6,7 @@ MILLRACE_TEARS sets how many, MILLRACE_SEED repeats a run's choice of them.
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import sqlite3
@@ -27,16 +28,14 @@ from millrace.chaos.kills import chosen_seed
 from millrace.database import Damaged
 
 SLICE_TEARS = 20
-TEARS_OF_A_LINE = 10
 START_S = 5.0
 DATABASES = ("spool.db", "gateway.db", "sync.db")
 
 
 @dataclass
 class Filled:
-    """A line with something in each of its places, and what it had promised by then."""
+    """What a line had promised when it stopped, with something in each of its places."""
 
-    home: Path
     keys: set[Key]
     captures: set[Capture]
 
@@ -53,10 +52,26 @@ class Tear:
 
 
 def filled(home: Path, seed: int) -> Filled:
-    """Run a line by chance and copy its files, after a good end or while they are open, as a kill leaves them."""
-    chance = random.Random(seed)
-    line = NearLine(home / "running")
-    captures: set[Capture] = set()
+    """Have a process of its own run a line by chance and end well, or die with its files open as a kill leaves them."""
+    told, tells = os.pipe()
+    child = os.fork()
+    if child == 0:
+        line, found = _run(home, random.Random(seed))
+        with os.fdopen(tells, "wb") as pipe:
+            pipe.write(pickle.dumps(found))
+        if seed % 2:
+            line.close()
+        os._exit(0)
+    os.close(tells)
+    with os.fdopen(told, "rb") as pipe:
+        content = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    before: Filled = pickle.loads(content)
+    return before
+
+
+def _run(home: Path, chance: random.Random) -> tuple[NearLine, Filled]:
+    line, captures = NearLine(home), set[Capture]()
     line.greet()
     for _ in range(chance.randint(3, 8)):
         captures |= set(line.capture(chance, chance.randint(1, 20)))
@@ -66,21 +81,14 @@ def filled(home: Path, seed: int) -> Filled:
             line.purge()
         if chance.random() < 0.3:  # what was in the logs is then in the files themselves
             line.close()
-            line = NearLine(home / "running")
+            line = NearLine(home)
             line.greet()
-    found = Filled(home / "filled", line.minted(), captures)
-    if chance.random() < 0.5:
-        line.close()
-        shutil.copytree(home / "running", found.home)
-    else:
-        shutil.copytree(home / "running", found.home)
-        line.close()
-    return found
+    return line, Filled(line.minted(), captures)
 
 
-def torn(before: Filled, home: Path, chance: random.Random) -> Tear:
-    """Damage a file of a copy, start it, let it run dry, start it again, and settle the account."""
-    shutil.copytree(before.home, home)
+def torn(home: Path, seed: int, chance: random.Random) -> Tear:
+    """Fill a line, damage one of its files, start it, let it run dry, start it again, and settle the account."""
+    before = filled(home, seed)
     places = victims(home)
     what, kind = chance.choice(sorted(places)), chance.choice(sorted(KINDS))
     victim = chance.choice(places[what])
@@ -90,6 +98,7 @@ def torn(before: Filled, home: Path, chance: random.Random) -> Tear:
         begun_s = time.perf_counter()
         line = NearLine(home)
         tear.started_s = time.perf_counter() - begun_s
+        after = set(line.capture(chance, 1))  # life goes on; the next event says where the device now begins
         line.run_dry()
         line.close()
         line = NearLine(home)
@@ -102,7 +111,7 @@ def torn(before: Filled, home: Path, chance: random.Random) -> Tear:
     tear.lost = sorted(key for key in before.keys if not held.knows(key))
     tear.doubled = sum(times - 1 for times in Counter(when for when, _ in held.captures).values())
     tear.complaints += [f"lost in silence: {key}" for key in tear.lost]
-    tear.complaints += [f"altered or invented: {capture}" for capture in set(held.captures) - before.captures]
+    tear.complaints += [f"altered or invented: {capture}" for capture in set(held.captures) - before.captures - after]
     if tear.doubled:
         tear.complaints.append(f"{tear.doubled} captures twice")
     if what in DATABASES and kind != "gone" and inode not in {file.stat().st_ino for file in home.rglob("*")}:
@@ -111,15 +120,13 @@ def torn(before: Filled, home: Path, chance: random.Random) -> Tear:
 
 
 def tears(home: Path, seed: int, count: int) -> Iterator[Tear]:
-    """Damage so many times, a new line every now and then."""
+    """Damage so many lines, one after the other."""
     for number in range(count):
-        if number % TEARS_OF_A_LINE == 0:
-            shutil.rmtree(home, ignore_errors=True)
-            before = filled(home, seed + number)
-        tear = torn(before, home / f"torn-{number}", random.Random(f"{seed} {number}"))
+        folder = home / f"torn-{number}"
+        tear = torn(folder, seed + number, random.Random(f"{seed} {number}"))
         tear.complaints = [f"seed {seed}, tear {number}, {tear.name}: {complaint}" for complaint in tear.complaints]
         yield tear
-        shutil.rmtree(home / f"torn-{number}")
+        shutil.rmtree(folder)
 
 
 @pytest.mark.faults
