@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.spool_writer import admission, open_spool
+from faults.store_writer import committer
 
 from cloud_sync.drain import Drain
 from cloud_sync.link import Link
@@ -24,8 +25,6 @@ from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Answer
 from device_agent.spool import Spool
 from edge_gateway.admission import Arrived, DeviceStatus, Outcome, admit
-from edge_gateway.commit import Committer
-from edge_gateway.metrics import Metrics
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
@@ -96,7 +95,7 @@ class NearLine:
         loaded = GatewaySettings.model_validate(
             {"gateway": GATEWAY, "state_dir": home / "gateway", "policies": [{"frames": "all"}]}
         )
-        self._committer = Committer(loaded, self.store, Metrics(), self._clock)
+        self._committer = committer(loaded, self.store, self._clock)
         sync = SyncSettings.model_validate(
             {
                 "gateway": GATEWAY,

@@ -26,7 +26,9 @@ from edge_gateway.commit import Committer
 from edge_gateway.metrics import Metrics
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.sheds import Sheds
 from edge_gateway.store import Store
+from edge_gateway.turns import Turns
 from millrace import clock, events, topics
 from millrace.outbox import Entry, Lane
 
@@ -34,6 +36,12 @@ DEVICE, EPOCH = "cam-1", "k3v9x0pa"
 MAX_BYTES = 1 << 30
 _RECEIPT = re.compile(rb'\{"gateway":[^{}]*"ranges":[^{}]*\}')
 _RESULT = re.compile(rb'\{"specversion":[^{}]*"type":"io\.millrace\.result\.v1"[^{}]*\{[^{}]*\}[^{}]*\}')
+
+
+def committer(settings: GatewaySettings, store: Store, time: clock.Clock) -> Committer:
+    """Return the store's owner as the gateway makes it."""
+    sheds, metrics = Sheds(), Metrics()
+    return Committer(settings, store, Turns(settings, sheds, metrics, time).shares, sheds, metrics, time)
 
 
 def work(folder: Path, chance: random.Random, turns: int) -> None:
@@ -44,7 +52,7 @@ def work(folder: Path, chance: random.Random, turns: int) -> None:
     seq = 0
     for turn in range(turns):
         batch = [_arrival(seq := seq + 1, chance) for _ in range(chance.randint(1, 5))]
-        done = Committer(loaded, store, Metrics(), time).commit(batch)
+        done = committer(loaded, store, time).commit(batch)
         _say(*(message.payload for message in (*done.receipts.values(), *done.results)))
         if chance.random() < 0.3:
             _settle(store, account, chance)

@@ -69,20 +69,20 @@ def judged(recording: Recording, judge: Judge, seed: int, count: int, scratch: P
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_what_was_promised_outlasts_a_power_cut(tmp_path: Path, writer: str) -> None:
+def test_what_was_promised_outlasts_a_power_cut(quick_path: Path, writer: str) -> None:
     seed = chosen_seed()
     sys.stdout.write(f"MILLRACE_SEED={seed}\n")
-    recording = recorded(tmp_path / "run", writer, seed, SLICE_TURNS)
-    found = judged(recording, WRITERS[writer], seed, SLICE_CUTS, tmp_path / "cuts")
+    recording = recorded(quick_path / "run", writer, seed, SLICE_TURNS)
+    found = judged(recording, WRITERS[writer], seed, SLICE_CUTS, quick_path / "cuts")
     assert found.complaints == []
     assert found.promised > SLICE_CUTS
 
 
 @pytest.mark.parametrize("broken", ["normal", "folders"])
-def test_the_simulator_finds_what_is_lost_without_a_sync(tmp_path: Path, broken: str) -> None:
+def test_the_simulator_finds_what_is_lost_without_a_sync(quick_path: Path, broken: str) -> None:
     """`normal` leaves out the sync of the log at each commit, `folders` that of the names of files."""
-    recording = recorded(tmp_path / "run", "spool", 1, SLICE_TURNS, broken)
-    found = judged(recording, WRITERS["spool"], 1, SLICE_CUTS, tmp_path / "cuts")
+    recording = recorded(quick_path / "run", "spool", 1, SLICE_TURNS, broken)
+    found = judged(recording, WRITERS["spool"], 1, SLICE_CUTS, quick_path / "cuts")
     assert [line for line in found.complaints if " lost: " in line]
 
 
@@ -90,12 +90,12 @@ def test_the_simulator_finds_what_is_lost_without_a_sync(tmp_path: Path, broken:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_no_cut_of_a_long_campaign_loses_what_was_promised(
-    tmp_path: Path, writer: str, measures: list[Measure]
+    quick_path: Path, writer: str, measures: list[Measure]
 ) -> None:
     seed, count = chosen_seed(), chosen_cuts()
     begun_s, found = time.monotonic(), Found()
     for number, first in enumerate(range(0, count, CUTS_OF_A_RECORDING)):
-        home, its_seed = tmp_path / f"{number}", seed + number
+        home, its_seed = quick_path / f"{number}", seed + number
         recording = recorded(home, writer, its_seed, TURNS)
         found += judged(recording, WRITERS[writer], its_seed, min(CUTS_OF_A_RECORDING, count - first), home / "cuts")
     tell(measures, writer, seed, count, found, time.monotonic() - begun_s)
@@ -105,12 +105,12 @@ def test_no_cut_of_a_long_campaign_loses_what_was_promised(
 @pytest.mark.mosquitto
 @pytest.mark.timeout(900)
 def test_no_cut_of_the_running_gateway_loses_what_it_gave_a_receipt_for(
-    tmp_path: Path, mosquitto: Mosquitto, measures: list[Measure]
+    quick_path: Path, mosquitto: Mosquitto, measures: list[Measure]
 ) -> None:
     seed, count = chosen_seed(), chosen_cuts()
     begun_s = time.monotonic()
-    recording = record_gateway(tmp_path / "run", Address(mosquitto.host, mosquitto.port), seed, GATEWAY_EVENTS)
-    found = judged(recording, store_writer.complaints, seed, count, tmp_path / "cuts")
+    recording = record_gateway(quick_path / "run", Address(mosquitto.host, mosquitto.port), seed, GATEWAY_EVENTS)
+    found = judged(recording, store_writer.complaints, seed, count, quick_path / "cuts")
     tell(measures, "running gateway", seed, count, found, time.monotonic() - begun_s)
 
 
