@@ -73,6 +73,8 @@ def command(minutes: float, broker: BrokerKind, seed: int | None, folder: Path, 
             outcome = reckon(line)
     except StageFailed as error:
         trouble = str(error)
+    except KeyboardInterrupt:
+        trouble = "given up before the account was settled"
     verdict = _verdict(seed, broker, faults, outcome, trouble)
     click.echo(json.dumps(verdict)) if as_json else _show(verdict, faults, outcome)
     if verdict["ok"]:
