@@ -14,6 +14,7 @@ from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Line, Workers, Writer
+from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
@@ -61,11 +62,11 @@ def serve(settings: GatewaySettings) -> None:
         raise ConfigError([str(error)]) from None
     metrics = Metrics()
     line = Line(settings.limits.line_frames)
-    sheds = Sheds()
-    turns = Turns(settings, sheds, metrics, time)
+    register, sheds = Register(store, settings.limits), Sheds()
+    turns = Turns(settings, register.admits, sheds, metrics, time)
     connection = _connection(settings, turns)
     intake = Intake(settings, turns, line, workers, time)
-    committer = Committer(settings, store, turns.shares, sheds, metrics, time)
+    committer = Committer(settings, store, metrics, time, register=register, shares=turns.shares, sheds=sheds)
     writer = Writer(settings, line, store, committer, connection, metrics, time)
     uplink = Uplink(settings)
     herald = Herald(settings, connection, intake, store, models, uplink, time)

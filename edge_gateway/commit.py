@@ -14,6 +14,7 @@ from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome
 from edge_gateway.metrics import Metrics
+from edge_gateway.register import Crowded, Register
 from edge_gateway.relearn import relearn, unproven
 from edge_gateway.router import Decision, decide, frame_goes
 from edge_gateway.settings import GatewaySettings
@@ -62,13 +63,17 @@ class Committer:
         self,
         settings: GatewaySettings,
         store: Store,
-        shares: Shares[Any],
-        sheds: Sheds,
         metrics: Metrics,
         time: clock.Clock,
+        *,
+        register: Register | None = None,
+        shares: Shares[Any] | None = None,
+        sheds: Sheds | None = None,
     ) -> None:
+        """`shares` says how much each device may have under way, all of it by default."""
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
-        self._shares, self._sheds = shares, sheds
+        self._register = register or Register(store, settings.limits)
+        self._shares, self._sheds = shares, sheds or Sheds()
         self._source = topics.gateway_source(settings.prefix, settings.gateway)
         self._alarmed_s: dict[tuple[str, str], float] = {}
         self._withheld: set[tuple[str, str]] = set()
@@ -148,25 +153,49 @@ class Committer:
             "gateway": self._settings.gateway,
             "epoch": epoch,
             "ranges": stream.receipt_ranges() if stream else [],
-            "window_bytes": 0 if self._store.full else self._shares.window_bytes(device, self._clock.uptime_s()),
+            "window_bytes": self._window_bytes(device),
             "bootid": now.boot_id,
             "uptimens": str(now.uptime_ns),
         }
         return Message(topics.topic(self._settings.prefix, topics.Kind.RECEIPT, device), jsontext.dump(value))
 
+    def _window_bytes(self, device: str) -> int:
+        if self._store.full:
+            return 0
+        if self._shares is None:
+            return self._settings.limits.window_bytes
+        return self._shares.window_bytes(device, self._clock.uptime_s())
+
     def _take(self, item: Finished, work: _Work) -> None:
-        if isinstance(item, DeviceStatus):
-            self._greet(item, work)
-        elif isinstance(item, Malformed):
+        if isinstance(item, Malformed):
             self._quarantine(item, work)
-        elif item.event is not None:
-            self._take_keyed(item, item.event, work)
-        else:
-            self._take_bare(item, work)
+            return
+        try:
+            if isinstance(item, DeviceStatus):
+                self._greet(item, work)
+            elif item.event is not None:
+                self._take_keyed(item, item.event, work)
+            else:
+                self._take_bare(item, work)
+        except Crowded as error:
+            work.counts.append(self._metrics.crowded.inc)
+            self._alarm(error.name, item.device, str(error), work)
+            if isinstance(item, Arrived):
+                work.done.replies.append((item, NotAnswered(str(error))))
+
+    def _stream(self, device: str, epoch: str, work: _Work) -> Stream:
+        """Return the stream of an epoch, to be saved with the transaction. Errors: Crowded."""
+        return work.touch(self._register.stream(device, epoch, self._clock.uptime_s(), work.declare))
+
+    def _scatters(self, stream: Stream, first: int, last: int) -> bool:
+        """Whether a range would be one too many ahead of a hole."""
+        return len(stream.ahead) >= self._settings.limits.ahead_ranges and stream.scatters(first, last)
 
     # --- who comes
 
     def _greet(self, status: DeviceStatus, work: _Work) -> None:
+        if not self._register.admits(status.device):
+            return
         if status.met is not None:
             boot_id, tie = status.met
             ours = (f"gateway/{self._settings.gateway}", self._clock.now().boot_id)
@@ -174,13 +203,14 @@ class Committer:
         if status.epoch is None:
             return
         if status.minted:
+            self._stream(status.device, status.epoch, work)
             self._store.outbox.note_minted(f"device/{status.device}", status.epoch, status.minted)
         if status.online:
             work.owed[status.device, status.epoch] = self._store.stream(status.device, status.epoch)
 
     def _take_keyed(self, item: Arrived, event: events.Event, work: _Work) -> None:
         epoch, seq = event.key.epoch, event.key.seq
-        stream = work.touch(self._store.open_stream(item.device, epoch))
+        stream = self._stream(item.device, epoch, work)
         work.owed[item.device, epoch] = stream
         if stream.has(seq):
             self._repeat(item, stream, seq, work)
@@ -193,11 +223,15 @@ class Committer:
         for first, last in stream.gaps_below(event.base or 0):
             work.declare(item.device, epoch, first, last, "unproven", "below the lowest seq that the device still held")
             stream.account(first, last)
+        if self._scatters(stream, seq, seq):
+            work.counts.append(self._metrics.withheld.labels(item.device).inc)
+            work.done.replies.append((item, NotAnswered("too many holes before it")))
+            return
         self._accept(item, event, stream, work)
 
     def _take_bare(self, item: Arrived, work: _Work) -> None:
         epoch = self._store.outbox.epoch
-        stream = work.touch(self._store.open_stream(item.device, epoch))
+        stream = self._stream(item.device, epoch, work)
         if item.redelivered:
             seq = self._store.recent_digests(stream, RECENT_DIGESTS).get(_remembered_as(item))
             if seq is not None:
@@ -262,8 +296,13 @@ class Committer:
 
     def _accept_ledger(self, item: Arrived, event: events.Event, work: _Work) -> None:
         record = events.LedgerData.model_validate(event.data)
-        spoken_of = work.touch(self._store.open_stream(item.device, record.epoch))
-        spoken_of.account(record.first, record.last)
+        try:
+            spoken_of = self._stream(item.device, record.epoch, work)
+        except Crowded as error:  # the record itself stands: it goes to the cloud
+            self._alarm(error.name, item.device, str(error), work)
+            return
+        if not self._scatters(spoken_of, record.first, record.last):
+            spoken_of.account(record.first, record.last)
         work.owed[item.device, record.epoch] = spoken_of
 
     def _accept_frame(self, item: Arrived, event: events.Event, stream: Stream, work: _Work) -> None:
@@ -333,9 +372,13 @@ class Committer:
         )
         if bad.device is None or bad.key is None:
             return
-        stream = work.touch(self._store.open_stream(bad.device, bad.key.epoch))
+        try:
+            stream = self._stream(bad.device, bad.key.epoch, work)
+        except Crowded as error:
+            self._alarm(error.name, bad.device, str(error), work)
+            return
         work.owed[bad.device, bad.key.epoch] = stream
-        if not stream.has(bad.key.seq):
+        if not stream.has(bad.key.seq) and not self._scatters(stream, bad.key.seq, bad.key.seq):
             stream.account(bad.key.seq, bad.key.seq)
             work.declare(bad.device, bad.key.epoch, bad.key.seq, bad.key.seq, "buried", bad.reason)
 
@@ -361,18 +404,21 @@ class Committer:
         counts = self._sheds.pending()
         epoch = self._store.outbox.epoch
         for (device, reason), count in counts.items():
-            stream = work.touch(self._store.open_stream(device, epoch))
+            try:
+                stream = self._stream(device, epoch, work)
+            except Crowded:
+                continue  # counted; there is no room to number it
             first = stream.highest() + 1
             stream.account(first, first + count - 1)
             work.declare(device, epoch, first, first + count - 1, "shed", reason)
         return counts
 
     def _alarm(self, name: str, device: str, text: str, work: _Work) -> None:
-        now_s, which = self._clock.uptime_s(), (name, device)
-        log.error("alarm name=%s device=%s text=%r", name, device, text)
+        now_s, which = self._clock.uptime_s(), (name, device if self._store.epochs_of(device) else "")
         said_s = work.alarmed_s.get(which, self._alarmed_s.get(which, float("-inf")))
         if now_s - said_s < ALARM_EVERY_S:
             return
+        log.error("alarm name=%s device=%s text=%r", name, device, text)
         work.alarmed_s[which] = now_s
         data = {"alarm": name, "device": device, "text": text}
         body, work.done.last_position = self._say(Lane.ALARM, events.ALARM, data, None, self._clock.now())

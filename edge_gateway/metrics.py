@@ -47,6 +47,11 @@ class Metrics:
             ["device"],
             registry=registry,
         )
+        self.crowded = Counter(
+            "millrace_events_crowded_out",
+            "Messages of devices or epochs for which there is no room (limits.devices, limits.epochs_per_device).",
+            registry=registry,
+        )
         self.shed = Counter(
             "millrace_events_shed", "Events given up by policy, each with a ledger record.", registry=registry
         )

@@ -85,6 +85,15 @@ class LimitSettings(Section):
     line_frames: Annotated[int, Field(ge=2, le=4096)] = Field(
         32, description="Messages in the pipeline at once, between intake and commit."
     )
+    devices: Annotated[int, Field(ge=1)] = Field(
+        1000, description="Devices known at most; what more there are is not taken, and an alarm names one."
+    )
+    epochs_per_device: Annotated[int, Field(ge=2)] = Field(
+        64, description="Epochs known of a device at most; beyond it one that was quiet for an hour makes room."
+    )
+    ahead_ranges: Annotated[int, Field(ge=1)] = Field(
+        1000, description="Ranges received ahead of a hole, for each epoch; beyond it the device sends the rest again."
+    )
     window_bytes: Bytes = Field(2 << 20, description="Bytes that each device may have under way without a receipt.")
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         12_000_000, description="Largest picture in pixels; its header is checked before anything is decoded."

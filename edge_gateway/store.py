@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from millrace.settled import SettledReader
 log = logging.getLogger(__name__)
 
 ANSWERS_KEPT = 20_000
+FORGET_EVERY = 1000
 PURGE_ROWS = 500
 PURGED_SHARE = 0.9  # a store that was full is cleared down to this, so that it is not full again at once
 _STEPS = (
@@ -63,6 +65,8 @@ class Store:
         self._max_bytes = max_bytes
         self._purge_after = 0
         self._streams: dict[tuple[str, str], Stream] = {}
+        self._of_device: dict[str, list[Stream]] = {}
+        self._remembered: Counter[int] = Counter()
         self.reload_streams()
         if self._settled.highest(self.outbox.epoch) >= self.outbox.next_position:
             log.error("store_set_back epoch=%s: more is settled than was ever written here", self.outbox.epoch)
@@ -85,6 +89,33 @@ class Store:
         """Return all of them."""
         return list(self._streams.values())
 
+    @property
+    def devices(self) -> int:
+        """How many devices have a stream."""
+        return len(self._of_device)
+
+    def epochs_of(self, device: str) -> list[Stream]:
+        """Return the streams of a device."""
+        return self._of_device.get(device, [])
+
+    def minted_of(self, stream: Stream) -> int:
+        """Return how far a device is known to have minted in an epoch."""
+        row = self._connection.execute(
+            "SELECT seq FROM minted WHERE origin = ? AND epoch = ?", (f"device/{stream.device}", stream.epoch)
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def retire(self, stream: Stream) -> None:
+        """Forget an epoch of a device, all but its rows."""
+        self._connection.execute("DELETE FROM stream WHERE no = ?", (stream.no,))
+        self._connection.execute("DELETE FROM answer WHERE stream = ?", (stream.no,))
+        self._connection.execute(
+            "DELETE FROM minted WHERE origin = ? AND epoch = ?", (f"device/{stream.device}", stream.epoch)
+        )
+        del self._streams[stream.device, stream.epoch]
+        self._of_device[stream.device].remove(stream)
+        del self._remembered[stream.no]
+
     def open_stream(self, device: str, epoch: str) -> Stream:
         """Return the stream, made if it is new."""
         known = self._streams.get((device, epoch))
@@ -94,8 +125,12 @@ class Store:
             "INSERT INTO stream (device, epoch, watermark, ahead) VALUES (?, ?, 0, '[]')", (device, epoch)
         )
         stream = Stream(int(cursor.lastrowid or 0), device, epoch)
-        self._streams[device, epoch] = stream
+        self._keep(stream)
         return stream
+
+    def _keep(self, stream: Stream) -> None:
+        self._streams[stream.device, stream.epoch] = stream
+        self._of_device.setdefault(stream.device, []).append(stream)
 
     def save_stream(self, stream: Stream) -> None:
         """Write how far a stream is accounted for."""
@@ -108,9 +143,10 @@ class Store:
     def reload_streams(self) -> None:
         """Read all streams again: what a transaction that failed had changed in memory is void."""
         self._streams.clear()
+        self._of_device.clear()
         for no, device, epoch, watermark, ahead in self._connection.execute("SELECT * FROM stream").fetchall():
             ranges = RangeSet((first, last) for first, last in json.loads(ahead))
-            self._streams[device, epoch] = Stream(no, device, epoch, watermark, ranges)
+            self._keep(Stream(no, device, epoch, watermark, ranges))
 
     def remember(self, stream: Stream, seq: int, answer: Answer) -> None:
         """Keep where the answer to an event lies, for as long as it may be asked again."""
@@ -118,8 +154,13 @@ class Store:
             "INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)",
             (stream.no, seq, answer.position, answer.rows, answer.digest),
         )
-        if seq % 1000 == 0:
-            self._connection.execute("DELETE FROM answer WHERE stream = ? AND seq < ?", (stream.no, seq - ANSWERS_KEPT))
+        self._remembered[stream.no] += 1
+        if self._remembered[stream.no] % FORGET_EVERY == 0:  # whatever the seqs are: a device may leave some out
+            self._connection.execute(
+                "DELETE FROM answer WHERE stream = ? AND seq <="
+                " (SELECT seq FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+                (stream.no, stream.no, ANSWERS_KEPT),
+            )
 
     def recall(self, stream: Stream, seq: int) -> Answer | None:
         """Return what was answered to an event, or None if it is too long ago or nothing was."""

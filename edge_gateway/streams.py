@@ -23,6 +23,15 @@ class Stream:
         """Whether a seq is accounted for."""
         return seq <= self.watermark or seq in self.ahead
 
+    def scatters(self, first: int, last: int) -> bool:
+        """Whether accounting for a range would make another range ahead of the watermark."""
+        near = (
+            (first - 1 in self.ahead)
+            or (last + 1 in self.ahead)
+            or bool(self.ahead.gaps(first, last) != [(first, last)])
+        )
+        return first > self.watermark + 1 and not near
+
     def account(self, first: int, last: int) -> None:
         """Count a range as accounted for; the watermark moves over what is now contiguous."""
         self.ahead.add(first, last)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -52,10 +53,18 @@ Waiting = Heard | Asked
 class Turns(Inbox):
     """The gateway's inbox. It is never full: what there is no room for is dismissed, so reading need not pause."""
 
-    def __init__(self, settings: GatewaySettings, sheds: Sheds, metrics: Metrics, time: clock.Clock) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        admits: Callable[[str], bool],
+        sheds: Sheds,
+        metrics: Metrics,
+        time: clock.Clock,
+    ) -> None:
         limits = settings.limits
         super().__init__(limits.inbox_bytes)
         self._prefix, self._sheds, self._metrics, self._clock = settings.prefix, sheds, metrics, time
+        self._admits = admits
         self.shares: Shares[Waiting] = Shares(
             limits.inbox_bytes, limits.window_bytes, limits.device_events_s, limits.device_bytes_s
         )
@@ -112,6 +121,10 @@ class Turns(Inbox):
             return
         if delivery.retain and topic.kind is not topics.Kind.DEVICE_STATUS:
             delivery.ack()  # data is never retained; a broker's leftovers are not news
+            return
+        if not self._admits(topic.owner) and not self._may_say("crowded"):  # now and then one goes on to make the alarm
+            self._metrics.crowded.inc()
+            delivery.ack()
             return
         self._queue(topic.owner, Heard(topic, delivery), delivery.size_bytes)
 

@@ -21,10 +21,8 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.pipeline import Item, Line, Writer
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
-from edge_gateway.sheds import Sheds
 from edge_gateway.status import Uplink
 from edge_gateway.store import PURGE_ROWS, Store
-from edge_gateway.turns import Turns
 from millrace import events, images, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Instant
@@ -67,9 +65,7 @@ class Gateway:
         loaded = GatewaySettings.model_validate({"gateway": "g1", "state_dir": self.folder} | self.settings)
         self.metrics = Metrics()
         self.store = Store(self.folder, "machine-1", loaded.store.max_bytes)
-        self.sheds = Sheds()
-        self.turns = Turns(loaded, self.sheds, self.metrics, self.clock)
-        self.committer = Committer(loaded, self.store, self.turns.shares, self.sheds, self.metrics, self.clock)
+        self.committer = Committer(loaded, self.store, self.metrics, self.clock)
         self.loaded = loaded
 
     def reopen(self) -> None:
@@ -762,3 +758,89 @@ def test_rows_that_are_lost_are_declared_for_the_gateway_and_its_devices(gateway
     assert next(last for epoch, first, last, how in declared if (epoch, first, how) == (old, 1, "unproven")) >= 1
     gateway.reopen()
     assert gateway.ledger() == declared
+
+
+# --- bounds against one bad device
+
+
+def bounded(tmp_path: Path, **limits: int) -> Gateway:
+    return Gateway(tmp_path / "state", {"limits": limits})
+
+
+def tables(gateway: Gateway) -> dict[str, int]:
+    connection = gateway.store.outbox.connection
+    return {
+        name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+        for name in ("stream", "minted", "answer", "quarantine")
+    }
+
+
+def epoch_name(number: int) -> str:
+    return f"e{number:07d}"
+
+
+def test_a_device_that_invents_epochs_takes_no_more_room_and_an_alarm_names_it(tmp_path: Path) -> None:
+    gateway = bounded(tmp_path, epochs_per_device=5)
+    told: set[str] = set()
+    for start in range(0, 3000, 250):
+        batch: list[Finished] = []
+        for number in range(start, start + 250):
+            name = epoch_name(number)
+            batch += [reading(1, epoch=name), DeviceStatus("cam-1", online=True, epoch=name, minted=number + 1)]
+        told |= {epoch for _, epoch in gateway.take(*batch).receipts}
+    assert told == {epoch_name(number) for number in range(5)}
+    assert tables(gateway) == {"stream": 5, "minted": 5, "answer": 5, "quarantine": 0}
+    assert [data["alarm"] for data in gateway.said(events.ALARM)] == ["too_many_epochs"]
+    assert gateway.count("millrace_events_crowded_out_total") == 2 * 2995
+    assert receipt(gateway.take(reading(2, epoch=epoch_name(0))), epoch=epoch_name(0))["ranges"] == [[1, 2]]
+    gateway.store.close()
+
+
+def test_an_epoch_that_was_quiet_for_long_makes_room_and_what_it_owed_is_declared(tmp_path: Path) -> None:
+    gateway = bounded(tmp_path, epochs_per_device=2)
+    gateway.take(reading(1, epoch=epoch_name(0)), reading(3, epoch=epoch_name(0)))
+    gateway.take(DeviceStatus("cam-1", online=True, epoch=epoch_name(0), minted=9))
+    gateway.clock.seconds += 3000
+    gateway.take(reading(1, epoch=epoch_name(1)))
+    gateway.clock.seconds += 601
+    done = gateway.take(reading(1, epoch=epoch_name(2)))
+    assert receipt(done, epoch=epoch_name(2))["ranges"] == [[1, 1]]
+    assert gateway.ledger() == [(epoch_name(0), 2, 2, "unproven"), (epoch_name(0), 4, 9, "unproven")]
+    assert gateway.store.stream("cam-1", epoch_name(0)) is None
+    assert tables(gateway)["minted"] == 2
+    gateway.store.close()
+
+
+def test_devices_beyond_the_bound_are_not_taken_and_the_known_go_on(tmp_path: Path) -> None:
+    gateway = bounded(tmp_path, devices=3)
+    gateway.take(reading(1))
+    for start in range(0, 2000, 250):
+        batch: list[Finished] = []
+        for name in (f"invented-{number}" for number in range(start, start + 250)):
+            batch += [bare(0, device=name), DeviceStatus(name, online=True, epoch=EPOCH, minted=5)]
+        gateway.take(*batch)
+    assert tables(gateway)["stream"] == tables(gateway)["minted"] == 5
+    assert [data["alarm"] for data in gateway.said(events.ALARM)] == ["too_many_devices"]
+    assert receipt(gateway.take(reading(2)))["ranges"] == [[1, 2]]
+    gateway.store.close()
+
+
+def test_a_stream_full_of_holes_takes_nothing_new_ahead_until_a_hole_is_filled(tmp_path: Path) -> None:
+    gateway = bounded(tmp_path, ahead_ranges=10)
+    done = gateway.take(*(reading(seq) for seq in range(2, 4000, 2)))
+    assert receipt(done)["ranges"] == [[seq, seq] for seq in range(2, 22, 2)]
+    assert gateway.count("millrace_events_withheld_total", device="cam-1") == 1999 - 10
+    assert receipt(gateway.take(reading(1), reading(3), reading(22)))["ranges"][0] == [1, 4]
+    moved = gateway.take(reading(4001, base=4001))
+    assert receipt(moved)["ranges"] == [[1, 4001]]
+    gateway.store.close()
+
+
+def test_what_is_remembered_of_a_devices_events_is_bounded_whatever_its_numbers_are(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_gateway.store.ANSWERS_KEPT", 100)
+    monkeypatch.setattr("edge_gateway.store.FORGET_EVERY", 50)
+    for first in range(1, 2001, 500):
+        gateway.take(*(reading(seq) for seq in range(first, first + 500) if seq % 1000))
+    assert tables(gateway)["answer"] <= 150

@@ -29,6 +29,7 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Line, Workers
 from edge_gateway.prediction import Prediction
+from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
@@ -187,9 +188,9 @@ def from_gateway(folder: Path, made: Examples) -> None:
     time, metrics = FixedClock(), Metrics()
     store = Store(folder, "docs", settings.store.max_bytes)
     made.names[store.outbox.epoch] = GATEWAY_EPOCH
-    sheds = Sheds()
-    turns = Turns(settings, sheds, metrics, time)
-    committer = Committer(settings, store, turns.shares, sheds, metrics, time)
+    register, sheds = Register(store, settings.limits), Sheds()
+    turns = Turns(settings, register.admits, sheds, metrics, time)
+    committer = Committer(settings, store, metrics, time, register=register, shares=turns.shares, sheds=sheds)
     committed = [
         committer.commit([DeviceStatus("cam-1", online=True, epoch=DEVICE_EPOCH, minted=5)]),
         committer.commit([frame(SMALLEST_PNG)]),

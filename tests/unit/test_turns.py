@@ -44,7 +44,9 @@ class Inbox:
             {"gateway": "g1", "state_dir": self.folder, "limits": {"inbox_bytes": 11_000}}
         )
         self.sheds, self.metrics, self.clock = Sheds(), Metrics(), FakeClock()
-        self.turns = Turns(settings, self.sheds, self.metrics, self.clock)
+        self.turns = Turns(
+            settings, lambda device: not device.startswith("invented"), self.sheds, self.metrics, self.clock
+        )
 
     def hear(
         self, device: str, payload: bytes, what: str = "", kind: str = "reading/belt", retain: bool = False
@@ -140,3 +142,11 @@ def test_thousands_of_invented_names_are_counted_and_few_are_shown(
     assert inbox.count("millrace_topics_refused_total") == 5000
     assert len(inbox.turns.refused) == REFUSED_SHOWN
     assert len(caplog.records) <= REFUSED_SHOWN + 1
+
+
+def test_thousands_of_invented_devices_take_no_room(inbox: Inbox) -> None:
+    for number in range(5000):
+        inbox.hear(f"invented-{number}", KEYED)
+    assert inbox.count("millrace_events_crowded_out_total") == 4999
+    assert inbox.taken() == ["invented-0"]
+    assert len(inbox.acked) == 4999
