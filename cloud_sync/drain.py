@@ -24,6 +24,7 @@ from cloud_sync.submit import Answer, Cloud, LinkDown, Rejected, TooSlow, Unauth
 from millrace import crashpoints, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Clock
+from millrace.database import Damaged
 from millrace.outbox import Entry, Lane
 from millrace.service import Beat
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 SAY_DOWN_EVERY_S = 60.0
 UPLOADED_AT_MOST = 10_000
 BLOB_MISSING = "blob missing"
+DAMAGED_PAUSE_S = 1.0
 _Seen = tuple[int, frozenset[Lane]]
 _NOT_LOOKED: _Seen = (-2, frozenset())
 
@@ -59,7 +61,7 @@ class Drain:
         self._target_s = settings.cloud.request_deadline_s / 4
         self._moved_s = clock.uptime_s()
         self._said_down, self._said_down_s = "", float("-inf")
-        self._refused_token = self._said_waiting = False
+        self._refused_token, self._said_waiting = False, ""
         self._rows_per_s = 0.0
         self.beat = Beat(clock)
         self._begin_anew()
@@ -92,11 +94,11 @@ class Drain:
         wait_s = max(self._link_wait_s(now_s), self._disk.wait_s(now_s))
         if wait_s > 0:
             return wait_s
-        epochs = list(self._batches.reader.epochs())
-        if not epochs:
-            self._say_waiting()
-            return self._settings.poll_s
         try:
+            epochs = list(self._batches.reader.epochs())
+            if not epochs:
+                self._say_waiting("the gateway has not made it yet")
+                return self._settings.poll_s
             if self._owed is not None:
                 self._pay()
                 self._came_through()
@@ -106,6 +108,12 @@ class Drain:
             self._link_failed(error)
         except StorageFailed as error:
             self._disk_failed(error)
+        except Damaged as error:
+            if error.path != self._settings.state_dir / "gateway.db":
+                raise
+            self._say_waiting(f"{error}; the gateway's next start salvages it")
+            self._batches.reader.close()
+            return DAMAGED_PAUSE_S
         return max(0.0, self._link.wait_s(self._clock.uptime_s()), self._disk.wait_s(self._clock.uptime_s()))
 
     def _link_wait_s(self, now_s: float) -> float:
@@ -116,10 +124,10 @@ class Drain:
             return 0.0
         return wait_s
 
-    def _say_waiting(self) -> None:
-        if not self._said_waiting:
-            self._said_waiting = True
-            log.info("waiting_for file=%s: the gateway has not made it yet", self._settings.state_dir / "gateway.db")
+    def _say_waiting(self, why: str) -> None:
+        if why != self._said_waiting:
+            self._said_waiting = why
+            log.info("waiting_for file=%s: %s", self._settings.state_dir / "gateway.db", why)
 
     # --- one batch
 

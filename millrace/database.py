@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from sqlite3 import Connection
 from threading import Timer
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import quote
 
 from millrace import crashpoints
@@ -71,6 +71,10 @@ class NewerSchema(Exception):
 
 class Damaged(Exception):
     """The file is no database, or the disk has spoilt it. Its owner, started again, sets it aside and salvages it."""
+
+    def __init__(self, why: str, path: Path | None = None) -> None:
+        super().__init__(why)
+        self.path = path
 
 
 class _Watched(sqlite3.Connection):
@@ -136,6 +140,11 @@ class Database:
         """Close the file and give the lock back."""
         self._close()
 
+    def spoilt(self, why: str) -> NoReturn:
+        """Say that what the file holds cannot be right: raise Damaged, and mark it."""
+        with _marking(self.connection):
+            raise Damaged(f"{self.path}: {why}", self.path)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses."""
@@ -198,7 +207,7 @@ def _damage(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:  # its subclasses speak of the statement or the disk
             raise
-        raise Damaged(f"{path}: {error}") from error
+        raise Damaged(f"{path}: {error}", path) from error
 
 
 class Ruin:

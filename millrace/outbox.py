@@ -21,7 +21,7 @@ from typing import Any
 from millrace import events, jsontext
 from millrace.birth import birth
 from millrace.blobs import BlobStore, make_folder
-from millrace.database import Database, Viewer, storage_errors
+from millrace.database import Damaged, Database, Viewer, storage_errors
 from millrace.healing import heal
 from millrace.ranges import RangeSet
 from millrace.rebuild import Known, Rebuild, Table
@@ -177,20 +177,18 @@ class Outbox:
             steps = [ours + theirs for ours, theirs in zip_longest(_STEPS, more.steps, fillvalue="")]
             self._last_seen = LastSeen(path.with_name(path.name + ".seen"))
             undo.callback(self._last_seen.close)
+            self._own_lanes = more.own_lanes
             if numbered_by is None:
                 self._reservation = Reservation(path.with_name(path.name + ".epoch"))
-                heal(path, self._rebuild(steps, more, machine_id), is_used=bool(self._reservation.reserved))
+                fill = self._rebuild(steps, more, machine_id)
+                try:
+                    database = self._open_healed(steps, fill, machine_id)
+                except Damaged:  # met behind the check: the mark is set
+                    database = self._open_healed(steps, fill, machine_id)
             else:
                 self._reservation = numbered_by._reservation
-            self._database = Database(path, steps)
-            undo.callback(self._database.close)
-            self.connection = self._database.connection
-            self._own_lanes = more.own_lanes
-            self._load_counters()
-            if numbered_by is None:
-                self._load_epoch(machine_id)
-            else:
-                self._share_epoch(numbered_by)
+                database = self._open(steps, lambda: self._share_epoch(numbered_by))
+            undo.callback(database.close)
             self._collect_orphans()
             undo.pop_all()
 
@@ -198,6 +196,20 @@ class Outbox:
         """Close the file and give the lock back."""
         self._database.close()
         self._last_seen.close()
+
+    def _open_healed(self, steps: Sequence[str], fill: Callable[[Path, Path, str], None], machine_id: str) -> Database:
+        heal(self.path, fill, is_used=bool(self._reservation.reserved))
+        return self._open(steps, lambda: self._load_epoch(machine_id))
+
+    def _open(self, steps: Sequence[str], load_epoch: Callable[[], None]) -> Database:
+        self._database = Database(self.path, steps)
+        with ExitStack() as undo:
+            undo.callback(self._database.close)
+            self.connection = self._database.connection
+            self._load_counters()
+            load_epoch()
+            undo.pop_all()
+        return self._database
 
     def _rebuild(self, steps: Sequence[str], more: Extension, machine_id: str) -> Callable[[Path, Path, str], None]:
         def fill(old: Path, new: Path, why: str) -> None:
@@ -220,9 +232,15 @@ class Outbox:
         self.next_position: int
         self.held_rows: int
         self.held_bytes: int
-        self.next_position, self.held_rows, self.held_bytes, age_s = self.connection.execute(
-            "SELECT next_position, held_rows, held_bytes, age_s FROM counter"
-        ).fetchone()
+        rows = self.connection.execute("SELECT next_position, held_rows, held_bytes, age_s FROM counter").fetchall()
+        last_position = self.connection.execute("SELECT max(position) FROM entry").fetchone()[0] or 0
+        try:
+            ((self.next_position, self.held_rows, self.held_bytes, age_s),) = rows
+            is_sane = self.next_position > last_position and min(self.held_rows, self.held_bytes, age_s) >= 0
+        except (ValueError, TypeError):
+            is_sane = False
+        if not is_sane:
+            self._database.spoilt(f"its counters make no sense: {rows}, last position {last_position}")
         self._age_s = float(age_s)
 
     # --- epochs
@@ -295,21 +313,28 @@ class Outbox:
     def unproven(self, doubt: Doubt) -> list[tuple[str, int, int]]:
         """Return of the own seqs in doubt those of which no row is held: (epoch, first, last), oldest epoch first."""
         held = {epoch: RangeSet() for epoch in doubt.ranges}
-        for epoch, seq in self.keys(self._own_lanes):
+        for epoch, first, last in self._runs():
             if epoch in held:
-                held[epoch].add(seq)
+                held[epoch].add(first, last)
         return [
             (epoch, first, last)
             for epoch, (low, high) in doubt.ranges.items()
             for first, last in held[epoch].gaps(low, high)
         ]
 
-    def keys(self, lanes: Sequence[Lane] | None = None) -> Iterator[tuple[str, int]]:
-        """Yield epoch and seq of each row that is held, of some lanes or of all, in order."""
-        after = 0
+    def _runs(self) -> Iterator[tuple[str, int, int]]:
+        """Yield the seqs of rows that are the owner's own, where their epoch is, as runs: (epoch, first, last)."""
+        after, run = 0, ("", 0, 0)
         while rows := self.connection.execute(_SELECT_KEYS, (after, KEYS_AT_ONCE)).fetchall():
             after = rows[-1][0]
-            yield from ((epoch, seq) for _, lane, epoch, seq in rows if lanes is None or lane in lanes)
+            for _, lane, epoch, seq in rows:
+                if self._own_lanes is not None and lane not in self._own_lanes:
+                    continue
+                if (epoch, seq) != (run[0], run[2] + 1):
+                    yield run
+                    run = (epoch, seq, seq)
+                run = (epoch, run[1], seq)
+        yield run
 
     def resolve(self) -> None:
         """Note, inside the present transaction, that ledger records account for what was in doubt."""
@@ -602,7 +627,11 @@ def _entry(
 
 
 def _is_sound(row: tuple[Any, ...]) -> bool:
-    return _entry(*row).intact and isinstance(row[7], int)
+    _, lane, epoch, seq, body, blob, _, born_s, checksum = row
+    try:
+        return checksum == _checksum(lane, epoch, seq, body, blob) and isinstance(born_s, int)
+    except (TypeError, ValueError):
+        return False
 
 
 def _fits_meta(row: tuple[Any, ...]) -> bool:

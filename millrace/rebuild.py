@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,8 +50,6 @@ class Known:
 @dataclass(slots=True)
 class _Carried:
     age_s: float = 0.0
-    rows: int = 0
-    bytes: int = 0
     last_position: int = 0
     highest: dict[str, int] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
@@ -83,14 +82,18 @@ class Rebuild:
             return time.monotonic() - begun_s > BUDGET_S
 
         carried = _Carried()
+        database.connection.execute("PRAGMA synchronous = OFF")  # the whole is synced once
         with _opened(old, database) as ruin:
             carried.age_s = _age_s(ruin)
             if knows(ruin, "entry"):
                 self._carry_entries(ruin, database, carried, is_late)
                 for table in self._tables:
                     self._carry_table(ruin, database, table, is_late)
-            self._settle_counters(ruin, database, carried, why)
-        log.warning("salvaged file=%s rows=%d seconds=%.1f", old, carried.rows, time.monotonic() - begun_s)
+            rows = self._settle_counters(ruin, database, carried, why)
+        database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with database.path.open("rb") as file:
+            os.fsync(file.fileno())
+        log.warning("salvaged file=%s rows=%d seconds=%.1f", old, rows, time.monotonic() - begun_s)
 
     def _carry_entries(self, ruin: Ruin, database: Database, carried: _Carried, is_late: Callable[[], bool]) -> None:
         waiting: list[Row] = []
@@ -106,32 +109,36 @@ class Rebuild:
         self._write(database, waiting, carried)
 
     def _write(self, database: Database, rows: Sequence[Row], carried: _Carried) -> None:
-        run = database.connection.execute
+        values = []
+        for position, lane, epoch, seq, body, blob, _, born_s, checksum in rows:
+            if self._own_lanes is None:  # an epoch's rows stand without gaps: where one stands tells its place
+                position = seq + carried.offsets.setdefault(epoch, position - seq)  # noqa: PLW2901
+            if self._own_lanes is None or lane in self._own_lanes:
+                carried.highest[epoch] = max(carried.highest.get(epoch, 0), seq)
+            carried.last_position = max(carried.last_position, position)
+            born_s = min(born_s, int(carried.age_s))  # noqa: PLW2901
+            values.append((position, lane, epoch, seq, body, blob, len(body), born_s, checksum))
         with database.transaction():
-            for position, lane, epoch, seq, body, blob, _, born_s, checksum in rows:
-                if self._own_lanes is None:  # an epoch's rows stand without gaps: where one stands tells its place
-                    position = seq + carried.offsets.setdefault(epoch, position - seq)  # noqa: PLW2901
-                values = (position, lane, epoch, seq, body, blob, len(body), min(born_s, int(carried.age_s)), checksum)
-                if not run("INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values).rowcount:
-                    continue
-                carried.rows += 1
-                carried.bytes += len(body)
-                carried.last_position = max(carried.last_position, position)
-                if self._own_lanes is None or lane in self._own_lanes:
-                    carried.highest[epoch] = max(carried.highest.get(epoch, 0), seq)
-                if blob is not None:
-                    carried.bytes += self._refer(database, blob)
+            database.connection.executemany("INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
-    def _refer(self, database: Database, blob: str) -> int:
-        changed = database.connection.execute("UPDATE blob SET rows = rows + 1 WHERE sha256 = ?", (blob,))
-        if changed.rowcount:
-            return 0
+    def _refer(self, database: Database) -> tuple[int, int]:
+        """Count what rows refer to, inside the present transaction; return how many rows and bytes are held."""
+        run = database.connection.execute
+        run("INSERT INTO blob SELECT blob, count(*), 0 FROM entry WHERE blob IS NOT NULL GROUP BY blob")
+        after = ""
+        while found := run("SELECT sha256 FROM blob WHERE sha256 > ? LIMIT 1000", (after,)).fetchall():
+            after = found[-1][0]
+            sizes = [(self._size_bytes(sha256), sha256) for (sha256,) in found]
+            database.connection.executemany("UPDATE blob SET bytes = ? WHERE sha256 = ?", sizes)
+        rows, row_bytes = run("SELECT count(*), coalesce(sum(bytes), 0) FROM entry").fetchone()
+        (picture_bytes,) = run("SELECT coalesce(sum(bytes), 0) FROM blob").fetchone()
+        return rows, row_bytes + picture_bytes
+
+    def _size_bytes(self, sha256: str) -> int:
         try:
-            size_bytes = self._blobs.path(blob).stat().st_size
+            return self._blobs.path(sha256).stat().st_size
         except OSError:
-            size_bytes = 0  # whoever is to send it finds out
-        database.connection.execute("INSERT INTO blob VALUES (?, 1, ?)", (blob, size_bytes))
-        return size_bytes
+            return 0  # whoever is to send it finds out
 
     def _carry_table(self, ruin: Ruin, database: Database, table: Table, is_late: Callable[[], bool]) -> None:
         if table.number:
@@ -148,7 +155,7 @@ class Rebuild:
                         sound,
                     )
 
-    def _settle_counters(self, ruin: Ruin, database: Database, carried: _Carried, why: str) -> None:
+    def _settle_counters(self, ruin: Ruin, database: Database, carried: _Carried, why: str) -> int:
         own = _own_epochs(ruin, self._known.reserved)
         next_position = self._next_position(ruin, carried.last_position + 1)
         doubt = {epoch: [1, last] for epoch, last in self._minted_at_most(own, carried).items() if last}
@@ -158,13 +165,15 @@ class Rebuild:
                 next_seq = max(own.get(epoch, 0), carried.highest.get(epoch, 0)) + 1
                 reason = "salvaged" if epoch in doubt else f"the file was damaged: {why}"
                 run("INSERT INTO own_epoch VALUES (?, ?, ?, ?)", (epoch, number, next_seq, reason))
+            rows, held_bytes = self._refer(database)
             run(
                 "UPDATE counter SET next_position = ?, held_rows = ?, held_bytes = ?, age_s = ?",
-                (next_position, carried.rows, carried.bytes, carried.age_s),
+                (next_position, rows, held_bytes, carried.age_s),
             )
             run("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (self._machine_id,))
             told = jsontext.dump({"why": why, "is_salvaged": True, "ranges": doubt}).decode()
             run("INSERT OR REPLACE INTO meta VALUES ('doubt', ?)", (told,))
+        return int(rows)
 
     def _next_position(self, ruin: Ruin, at_least: int) -> int:
         """Return the next position as far as anyone can say; `at_least` is known otherwise."""

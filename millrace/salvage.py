@@ -16,7 +16,7 @@ from millrace.database import PAGE_BYTES, Ruin
 
 Row = tuple[Any, ...]
 
-SLICE_ROWS = 64
+SLICE_ROWS = 256
 END = 1 << 50
 LAST_STRETCH = 1 << 16
 """So far is looked into damage behind which nothing reads, where nobody knows how far the table goes."""

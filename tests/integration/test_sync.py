@@ -912,3 +912,22 @@ def test_a_token_that_cannot_be_used_ends_the_start_with_78(
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 78
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_damaged_gateway_database_is_waited_for_and_goes_up_again_when_it_is_salvaged(line: Line) -> None:
+    line.add(40)
+    line.finish()
+    line.add(40)
+    line.outbox.close()
+    file = line.folder / "state" / "gateway.db"
+    whole = file.read_bytes()
+    file.write_bytes(b"\xa5" * len(whole))
+    assert line.step() > 0
+    assert line.step() > 0
+    file.write_bytes(whole)
+    file.with_name("gateway.db.heal").touch()
+    line.outbox = Outbox(file, BlobStore(line.folder / "state" / "frames"), "machine-1")
+    assert file.with_name("gateway.db.damaged-1").read_bytes() == whole
+    line.finish()
+    assert line.all_there()
+    assert line.refused()[0] >= 40  # a new epoch: all of it went up again, and the cloud knew what it had

@@ -16,7 +16,7 @@ from types import FrameType
 import pytest
 
 from millrace.blobs import BlobStore
-from millrace.database import PAGE_BYTES, mark_of
+from millrace.database import PAGE_BYTES, Damaged, mark_of
 from millrace.outbox import Draft, Entry, Lane, Outbox
 from millrace.ranges import RangeSet
 
@@ -279,3 +279,40 @@ def test_a_healing_killed_at_any_step_is_ended_by_the_next_start(path: Path) -> 
             break
         assert end == signal.SIGKILL
     assert step > 5
+
+
+def test_damage_met_while_running_is_marked_and_the_next_start_heals(path: Path) -> None:
+    checkpoint(path)
+    outbox = opened(path)
+    held = len(outbox.read(0, 10_000))
+    opened_size = path.stat().st_size
+    spoilt = path.with_name("spoilt.db")
+    spoilt.write_bytes(path.read_bytes())
+    zero_three_pages_of_rows(spoilt)
+    path.write_bytes(spoilt.read_bytes())
+    outbox.connection.execute("PRAGMA shrink_memory")
+    with pytest.raises(Damaged, match="malformed"), outbox.transaction():
+        outbox.forget(range(1, 10_000))
+    assert mark_of(path).exists()
+    outbox.close()
+    assert path.stat().st_size == opened_size
+    again = opened(path)
+    assert held * 0.5 < len(again.read(0, 10_000)) < held
+    assert not mark_of(path).exists()
+    assert path.with_name("spool.db.damaged-1").exists()
+    again.close()
+
+
+@pytest.mark.parametrize("spoil", ["next_position = 3", "next_position = 'x'", "held_bytes = -5"])
+def test_counters_that_make_no_sense_are_healed_at_once(path: Path, spoil: str) -> None:
+    with sqlite3.connect(path) as vandal:
+        vandal.execute(f"UPDATE counter SET {spoil}")
+        rows = vandal.execute("SELECT position, seq FROM entry").fetchall()
+    vandal.close()
+    outbox = opened(path)
+    assert [(entry.position, entry.seq) for entry in outbox.read(0, 10_000)] == rows
+    assert (outbox.held_rows, outbox.next_position) == (len(rows), rows[-1][0] + 1)
+    assert outbox.held_bytes == sum(e.bytes for e in outbox.read(0, 10_000)) + sum(
+        file.stat().st_size for file in (path.parent / "frames").glob("??/*")
+    )
+    outbox.close()
