@@ -918,10 +918,12 @@ def test_a_damaged_gateway_database_is_waited_for_and_goes_up_again_when_it_is_s
     line.add(40)
     line.finish()
     line.add(40)
+    line.close()
     line.outbox.close()
     file = line.folder / "state" / "gateway.db"
     whole = file.read_bytes()
     file.write_bytes(b"\xa5" * len(whole))
+    line.open()
     assert line.step() > 0
     assert line.step() > 0
     file.write_bytes(whole)
