@@ -12,7 +12,7 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 from millrace import clock
 from millrace.chaos.line import Line
 from millrace.chaos.plan import GATEWAY, Plan
+from millrace.database import Viewer
+from millrace.demo.account import CloudView
 
 SOURCE = Path(__file__).with_name("wrong_clock.c")
 DAY_NS = 86400 * 10**9
@@ -66,6 +68,7 @@ class WrongLine(Line):
         self._library = home / "wrong_clock.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self._library, SOURCE, "-ldl"], check=True)
         self.boots: dict[str, int] = {}
+        self.cloud: TrueView = TrueView(self.papers.cloud_port, self.papers.token("reader"), self.boots)
         self.machines = [
             *(Machine(name, (name,), home) for name in plan.names),
             Machine("floor", ("gateway", "sync"), home),
@@ -97,6 +100,16 @@ class WrongLine(Line):
         with path.open("r+b") as file:
             file.write(struct.pack("<q", ahead_ns))
 
+    def boots_met(self) -> set[str]:
+        """Return the boots from which the cloud knows a way to itself, up or around."""
+        ties = Viewer(self.home / "cloud" / "cloud.db", "SELECT site FROM tie LIMIT 1")
+        pairs = ties.all("SELECT bootid, peer_bootid, peer FROM tie")
+        ties.close()
+        known = {peer_boot for _, peer_boot, peer in pairs if peer == "cloud"}
+        while more := {boot for pair in pairs for boot in pair[:2] if known & set(pair[:2])} - known:
+            known |= more
+        return known
+
     def jump(self) -> None:
         """Set a process's clock: while it runs, between two lives, or with a boot of its machine; then let it flow."""
         machine = self._chance.choice(self.machines)
@@ -116,10 +129,18 @@ class WrongLine(Line):
                 self.start(program)
         self.wait_for_flow(FLOW)
 
-    def truth_ns(self, event: Mapping[str, Any]) -> int:
-        """Return when an event was, by the real clock."""
-        real_uptime_ns = int(event["uptimens"]) - self.boots[event["bootid"]]
-        return real_uptime_ns + time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+class TrueView(CloudView):
+    """The cloud's events with the uptime that this machine really had: those of played boots have no order."""
+
+    def __init__(self, port: int, token: str, boots: Mapping[str, int]) -> None:
+        super().__init__(port, token)
+        self._boots = boots
+
+    def events(self, origin: str) -> Iterator[dict[str, Any]]:
+        """Yield the events of an origin in its own order."""
+        for event in super().events(origin):
+            yield {**event, "uptimens": str(int(event["uptimens"]) - self._boots[event["bootid"]])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +161,15 @@ def mending(line: WrongLine) -> Mending:
     """Return how well the cloud mends the times of all devices' events and the gateway's own."""
     origins = [*(f"device/{name}" for name in line.plan.names), f"gateway/{GATEWAY}"]
     found = [event for origin in origins for event in line.cloud.events(origin)]
+    real_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    unmet = {event["bootid"] for event in found} - line.boots_met()
     wrong, stated, off_ns = [], [], 0
     for event in found:
-        truth_ns = line.truth_ns(event)
+        truth_ns = int(event["uptimens"]) + real_ns
         off_ns = max(off_ns, abs(clock.parse_rfc3339(event["time"]) - truth_ns))
         if "mended_time" not in event:
+            if event["bootid"] not in unmet:
+                wrong.append(f"{event['source']} {event['id']} is not mended though its boot met others")
             continue
         stated.append(event["mended_within_ms"])
         off_by_ns = abs(clock.parse_rfc3339(event["mended_time"]) - truth_ns)

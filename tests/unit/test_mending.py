@@ -251,3 +251,9 @@ def test_words_that_tell_are_a_meeting() -> None:
 @given(st.text(max_size=20))
 def test_an_uptime_is_digits_or_nothing(text: str) -> None:
     assert uptime(text) in (None, *([int(text)] if text.isdecimal() and text.isascii() else []))
+
+
+def test_a_tie_says_the_same_from_the_other_side() -> None:
+    tie = Tie(low=(1, 10), high=(2, 30))
+    assert tie.turned() == Tie(low=(30, 2), high=(10, 1))
+    assert tie.turned().turned() == tie
