@@ -19,7 +19,7 @@ import click
 from millrace.chaos.kills import chosen_seed
 from millrace.chaos.line import Line
 from millrace.chaos.mischief import WEIGHTS, Fault, Mischief
-from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.plan import Durability, Plan, has_mosquitto
 from millrace.chaos.reckoning import Outcome, reckon
 from millrace.demo.stage import BrokerKind, StageFailed
 
@@ -35,6 +35,13 @@ from millrace.demo.stage import BrokerKind, StageFailed
     show_default=True,
     help="embedded: amqtt, needs nothing; mosquitto: the one installed here, without persistence.",
 )
+@click.option(
+    "--durability",
+    type=click.Choice(["power", "process"]),
+    default="power",
+    show_default=True,
+    help="Where the devices keep what has no receipt yet: on the disk, or in memory that outlives the program.",
+)
 @click.option("--seed", type=click.IntRange(min=1), help="Choose the same faults again; without it by chance.")
 @click.option(
     "--dir",
@@ -45,7 +52,9 @@ from millrace.demo.stage import BrokerKind, StageFailed
     help="On which disk or card: a folder of its own is made there.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as one JSON object and nothing else.")
-def command(minutes: float, broker: BrokerKind, seed: int | None, folder: Path, as_json: bool) -> None:
+def command(
+    minutes: float, broker: BrokerKind, durability: Durability, seed: int | None, folder: Path, as_json: bool
+) -> None:
     """Kill, stop, cut and fill a private line on this machine for a while, and count what is lost.
 
     Two devices with a camera and a sensor each, 100 readings and 10 frames a second in all; broker, gateway, sync
@@ -63,7 +72,7 @@ def command(minutes: float, broker: BrokerKind, seed: int | None, folder: Path, 
     outcome: Outcome | None = None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Line(home, Plan(broker)) as line:
+        with Line(home, Plan(broker, durability)) as line:
             mischief = Mischief(line, random.Random(seed), _stamped(say), faults)
             try:
                 mischief.go_on_for(minutes * 60)
@@ -75,7 +84,7 @@ def command(minutes: float, broker: BrokerKind, seed: int | None, folder: Path, 
         trouble = str(error)
     except KeyboardInterrupt:
         trouble = "given up before the account was settled"
-    verdict = _verdict(seed, broker, faults, outcome, trouble)
+    verdict = _verdict(seed, broker, faults, outcome, trouble) | {"durability": durability}
     click.echo(json.dumps(verdict)) if as_json else _show(verdict, faults, outcome)
     if verdict["ok"]:
         shutil.rmtree(home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -76,6 +77,7 @@ class Line:
         for name in (*self.devices_of, "gateway", "sync", "cloud", "broker"):
             self.programs[name].stop()
         self.link.close()
+        shutil.rmtree(self.papers.memory)
 
     # --- faults
 

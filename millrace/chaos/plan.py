@@ -8,9 +8,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -20,6 +21,8 @@ GATEWAY, SITE = "gw-1", "chaos"
 VIEWER = "witness"
 CAMERA_CHANNEL, SENSOR_CHANNEL = "top", "force"
 TABLE_ROWS = 1000
+MEMORY = "/dev/shm"  # noqa: S108  (a folder of our own is made there)
+Durability = Literal["power", "process"]
 KEEPALIVE_S = 5  # so a broker that hangs is noticed after 7.5 s
 STORE_BYTES = 1 << 30
 RETENTION_S = 5.0  # short, so that what is settled goes while faults happen
@@ -33,6 +36,7 @@ class Plan:
     """
 
     broker: BrokerKind = "embedded"
+    durability: Durability = "power"
     devices: int = 2
     readings_per_s: float = 100.0
     frames_per_s: float = 10.0
@@ -58,6 +62,7 @@ class Papers:
 
     def __init__(self, home: Path, plan: Plan) -> None:
         self.home, self._plan = home, plan
+        self.memory = Path(tempfile.mkdtemp(prefix="millrace-chaos-", dir=MEMORY))
         self.broker_port, self.cloud_port, self.http_port = _free_ports(3)
 
     def file(self, name: str) -> str:
@@ -112,7 +117,11 @@ class Papers:
                 "device": device,
                 "broker": self.login(device),
                 "state_dir": device,
-                "spool": {"min_free_bytes": self._plan.min_free_bytes},
+                "spool": {
+                    "min_free_bytes": self._plan.min_free_bytes,
+                    "durability": {"frame": self._plan.durability, "reading": self._plan.durability},
+                    "ram_dir": str(self.memory / device),
+                },
                 "publish": {"resend_after_s": 1.0, "resend_max_s": 4.0},
                 "channels": {
                     CAMERA_CHANNEL: {"source": camera | count},

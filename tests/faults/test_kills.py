@@ -13,7 +13,7 @@ from faults.campaign import Campaign, sized
 from bench.measures import Measure
 from millrace.chaos.kills import kill_at_random, kill_each_in_turn
 from millrace.chaos.line import Line
-from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.plan import Durability, Plan, has_mosquitto
 from millrace.chaos.reckoning import reckon
 from millrace.demo.stage import BrokerKind
 
@@ -41,11 +41,12 @@ def test_nothing_is_lost_or_doubled_when_each_process_is_killed_in_turn_and_all_
     assert len(line.kills) == campaign.runs
 
 
+@pytest.mark.parametrize("durability", ["power", "process"])
 def test_nothing_is_lost_or_doubled_by_kills_at_random(
-    tmp_path: Path, broker: BrokerKind, measures: list[Measure]
+    tmp_path: Path, broker: BrokerKind, durability: Durability, measures: list[Measure]
 ) -> None:
-    campaign = Campaign(measures, "kills", broker, sized("MILLRACE_KILLS", 40), "at random")
-    with Line(tmp_path, Plan(broker)) as line:
+    campaign = Campaign(measures, "kills", broker, sized("MILLRACE_KILLS", 40), f"at random, {durability}")
+    with Line(tmp_path, Plan(broker, durability)) as line:
         kill_at_random(line, campaign.seed, campaign.runs)
         campaign.end(reckon(line))
     assert len(line.kills) == campaign.runs
