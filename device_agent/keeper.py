@@ -53,8 +53,8 @@ class Keeper:
         self._said: tuple[str, ...] = ()
         self._said_s = float("-inf")
         self._heard = mending.Heard()
-        self._sending, self._tending, self._settling = (
-            Patience(RETRY_STORAGE_S, RETRY_STORAGE_MAX_S) for _ in range(3)
+        self._sending, self._tending, self._settling, self._shedding = (
+            Patience(RETRY_STORAGE_S, RETRY_STORAGE_MAX_S) for _ in range(4)
         )
         self._refused = 0
         self._said_refused_s = float("-inf")
@@ -114,6 +114,11 @@ class Keeper:
     def _keep(self, handed: list[Handed]) -> None:
         crashpoints.reached("agent.handed")
         kept = []
+
+        def make_room() -> None:
+            self._spool.make_room(sum(item.admission.size_bytes for item in handed))
+
+        self._with_patience(self._shedding, make_room)
         for item in handed:
             if self._spool.has_room(item.admission):
                 kept.append(item.admission)
@@ -253,6 +258,7 @@ class Keeper:
                 "held": self._spool.held_rows,
                 "held_bytes": self._spool.held_bytes,
                 "refused": self._refused,
+                "shed": self._spool.shed_rows,
                 "unencodable": sum(feed.unencodable for feed in self.feeds),
                 "channels": {feed.name: feed.state for feed in self.feeds},
                 "time": clock.rfc3339(now.wall_ns),

@@ -221,6 +221,21 @@ class DurabilitySettings(Section):
     waveform: Durability = Field("power", description="The same for waveforms.")
 
 
+Overflow = Literal["reject", "drop_oldest", "thin"]
+
+
+class OverflowSettings(Section):
+    """What goes when the spool is nearly full, for each kind; a ledger record names each range that went."""
+
+    frame: Overflow = Field(
+        "thin",
+        description="reject: none that is held; new ones are refused when the spool is full. drop_oldest: the oldest. "
+        "thin: every second one from the oldest on, so that the whole outage stays covered.",
+    )
+    reading: Overflow = Field("reject", description="The same for readings.")
+    waveform: Overflow = Field("reject", description="The same for waveforms.")
+
+
 class SpoolSettings(Section):
     """The queue on this machine's disk."""
 
@@ -229,6 +244,10 @@ class SpoolSettings(Section):
         0.0, description="Milliseconds for which a commit gathers further events; 0 gathers what came meanwhile."
     )
     min_free_bytes: Annotated[int, Field(ge=0)] = Field(64 << 20, description="Bytes left free on the disk.")
+    overflow: OverflowSettings = Field(OverflowSettings(), description="What goes when the spool is nearly full.")
+    high_water_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="Share of max_bytes from which on held events go, where overflow lets them."
+    )
     durability: DurabilitySettings = Field(DurabilitySettings(), description="What survives a power cut.")
     ram_dir: Path | None = Field(
         None,

@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_agent import memory
-from device_agent.settings import AgentSettings
+from device_agent import memory, quota
+from device_agent.quota import Held, Shedding
+from device_agent.settings import AgentSettings, OverflowSettings
 from device_agent.shelves import Shelves
 from millrace import events, jsontext, topics
 from millrace.blobs import StorageFailed
@@ -26,6 +27,8 @@ from millrace.ranges import RangeSet
 log = logging.getLogger(__name__)
 
 REKEY_ROWS = 64
+SHED_ROWS = 128
+SHED_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,12 @@ class Parcel:
 
 
 _KIND_OF_TYPE = {type_: kind for kind, type_ in events.TYPE_OF_KIND.items()}
+_LANE_OF_KIND = {
+    topics.Kind.FRAME: Lane.FRAME,
+    topics.Kind.READING: Lane.BULK,
+    topics.Kind.WAVEFORM: Lane.BULK,
+    topics.Kind.DEVICE_LEDGER: Lane.BULK,
+}
 _KIND_OF_SOURCE = {"readings": topics.Kind.READING, "waveform": topics.Kind.WAVEFORM}
 
 
@@ -82,6 +91,9 @@ class Spool:
             self._shelves.open_tail()
             self._young_from_seq = self._note_young()
             self._is_met = False
+            self._shedding = Shedding(_policies(settings.spool.overflow))
+            self._looked: dict[Lane, int] = {}
+            self.shed_rows = 0
             undo.pop_all()
 
     def close(self) -> None:
@@ -118,6 +130,19 @@ class Spool:
         if self._goes_to_tail(admission):
             return True
         return shutil.disk_usage(self._folder).free - admission.size_bytes >= self._settings.min_free_bytes
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Above high water, or with too little disk, let go of what the kinds' policies give up. Errors: StorageFailed.
+
+        It goes in the transaction that appends its ledger records; these have room beyond the quota. A part at a time:
+        what is still too much goes at the next call.
+        """
+        high_water_bytes = self._settings.max_bytes * self._settings.high_water_ratio
+        for _ in range(SHED_BATCHES):
+            short_bytes = needed_bytes + self._settings.min_free_bytes - shutil.disk_usage(self._folder).free
+            excess = max(quota.excess_bytes(self.held_bytes, needed_bytes, high_water_bytes), short_bytes)
+            if excess <= 0 or not any(self._shed(lane, excess) for lane in (Lane.FRAME, Lane.BULK)):
+                return
 
     def admit(self, admissions: Sequence[Admission]) -> list[Entry]:
         """Keep them; return the entries of those that are kept, which are promised from now on.
@@ -257,6 +282,40 @@ class Spool:
             self._spill(self._clock.uptime_s())
         self._shelves.put_tail_away()
 
+    def _shed(self, lane: Lane, excess: int) -> bool:
+        """Let go of some rows of a lane that are on disk; return whether there were any left to look at."""
+        if not any(_LANE_OF_KIND[kind] is lane for kind in self._shedding.policies):
+            return False
+        after = self._looked.get(lane, 0)
+        entries = self._outbox.read(after, SHED_ROWS, lane)
+        if not entries:
+            self._looked[lane] = 0
+            return after > 0
+        rows = [Held(entry.position, _kind_of(entry), self._outbox.size_bytes(entry)) for entry in entries]
+        going, looked = self._shedding.pick(rows, excess)
+        for kind, policy in self._shedding.policies.items():
+            self._declare_shed([row.position for row in going if row.kind is kind], policy)
+        self._looked[lane] = looked
+        return True
+
+    def _declare_shed(self, positions: Sequence[int], policy: str) -> None:
+        keys: dict[str, RangeSet] = {}
+        known = {position: key for position in positions if (key := self._key_at(position)) is not None}
+        for epoch, seq in known.values():
+            keys.setdefault(epoch, RangeSet()).add(seq)
+        if not keys:
+            return
+        reason = f"{policy}: over {self._settings.high_water_ratio:.0%} of the spool, or too little disk"
+        with self._shelves.appending(self._outbox):
+            self._outbox.forget(list(known))
+            self._append(
+                self._outbox,
+                [self._ledger(epoch, low, high, "shed", reason) for epoch, seqs in keys.items() for low, high in seqs],
+            )
+        self._shelves.forget(list(known))
+        self.shed_rows += len(known)
+        log.warning("events_shed count=%d total=%d policy=%s", len(known), self.shed_rows, policy)
+
     def _bury_lost_tail(self) -> None:
         """Declare what a power cut took, from what is on disk: more may be declared than was lost, never less."""
         with self._shelves.lost_tail() as lost:
@@ -344,11 +403,14 @@ class Spool:
 
     def _key_of(self, entry: Entry) -> tuple[str, int]:
         """Return an entry's epoch and seq; its position tells them even where the row itself is damaged."""
+        return self._key_at(entry.position) or (entry.epoch, entry.seq)
+
+    def _key_at(self, position: int) -> tuple[str, int] | None:
         minted = self.minted()
         for epoch, offset in self._offsets.items():
-            if 1 <= entry.position - offset <= minted.get(epoch, 0):
-                return epoch, entry.position - offset
-        return entry.epoch, entry.seq
+            if 1 <= position - offset <= minted.get(epoch, 0):
+                return epoch, position - offset
+        return None
 
     def _base(self, epoch: str) -> int:
         """Return the lowest seq that is still held of an epoch which has a row."""
@@ -376,9 +438,29 @@ def _volatile_kinds(settings: AgentSettings) -> frozenset[topics.Kind]:
     kinds = {_KIND_OF_SOURCE.get(channel.source.kind, topics.Kind.FRAME) for channel in settings.channels.values()}
     chosen = settings.spool.durability
     durability = {
-        topics.Kind.FRAME: chosen.frame, topics.Kind.READING: chosen.reading, topics.Kind.WAVEFORM: chosen.waveform,
-    }  # fmt: skip
+        topics.Kind.FRAME: chosen.frame,
+        topics.Kind.READING: chosen.reading,
+        topics.Kind.WAVEFORM: chosen.waveform,
+    }
     return frozenset(kind for kind in kinds if durability[kind] == "process")
+
+
+def _policies(chosen: OverflowSettings) -> dict[topics.Kind, quota.Policy]:
+    return {
+        topics.Kind.FRAME: chosen.frame,
+        topics.Kind.READING: chosen.reading,
+        topics.Kind.WAVEFORM: chosen.waveform,
+    }
+
+
+def _kind_of(entry: Entry) -> topics.Kind:
+    """Return what an entry is; one that cannot be read counts as what no policy gives up: it is buried when sent."""
+    if entry.lane is Lane.FRAME:
+        return topics.Kind.FRAME
+    try:
+        return _KIND_OF_TYPE[events.decode_json(entry.body, len(entry.body)).type]
+    except (events.MalformedEvent, KeyError):
+        return topics.Kind.DEVICE_LEDGER
 
 
 def _tail_folder(settings: AgentSettings) -> Path:

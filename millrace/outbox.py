@@ -551,6 +551,13 @@ class Outbox:
         ).fetchone()[0]
         return found
 
+    def size_bytes(self, entry: Entry) -> int:
+        """Return what an entry takes, its picture included, which others may share."""
+        if entry.blob is None:
+            return entry.bytes
+        row = self.connection.execute("SELECT bytes FROM blob WHERE sha256 = ?", (entry.blob,)).fetchone()
+        return entry.bytes + (int(row[0]) if row else 0)
+
     def gaps(self, first: int, last: int) -> list[tuple[int, int]]:
         """Return the ranges of positions from `first` to `last` where no row stands."""
         if first > last:

@@ -1,0 +1,63 @@
+"""What goes when the spool is nearly full, by each kind's policy; pure, over rows and numbers that are passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from millrace import topics
+
+Policy = Literal["reject", "drop_oldest", "thin"]
+
+RELIEF_RATIO = 0.95
+"""Once over high water, so much of it is gone down to, so that not every event that comes makes one go."""
+RUN_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A row that could go: its place in the queue, what it is, and what it takes."""
+
+    position: int
+    kind: topics.Kind
+    size_bytes: int
+
+
+def excess_bytes(held_bytes: int, needed_bytes: int, high_water_bytes: float) -> int:
+    """Return how many bytes should go so that what is needed fits; 0 for none."""
+    if held_bytes + needed_bytes <= high_water_bytes:
+        return 0
+    return held_bytes + needed_bytes - int(high_water_bytes * RELIEF_RATIO)
+
+
+class Shedding:
+    """Goes through what is held, from the oldest on, again and again, and picks what goes.
+
+    Of a kind to be thinned every second one goes in each pass, so that the whole time stays covered. Frames go one by
+    one; what is small goes in runs of 32, for each range that goes costs a ledger record.
+    """
+
+    def __init__(self, policies: Mapping[topics.Kind, Policy]) -> None:
+        self.policies = {kind: policy for kind, policy in policies.items() if policy != "reject"}
+        self._passed = dict.fromkeys(self.policies, 0)
+
+    def pick(self, rows: Iterable[Held], excess: int) -> tuple[list[Held], int]:
+        """Return which rows go, until `excess` bytes are free, and the position up to which was looked (0: none)."""
+        going: list[Held] = []
+        looked = 0
+        for row in rows:
+            if excess <= 0:
+                break
+            looked = row.position
+            if row.kind in self.policies and self._goes(row.kind):
+                going.append(row)
+                excess -= row.size_bytes
+        return going, looked
+
+    def _goes(self, kind: topics.Kind) -> bool:
+        if self.policies[kind] == "drop_oldest":
+            return True
+        run = 1 if kind is topics.Kind.FRAME else RUN_ROWS
+        self._passed[kind] += 1
+        return (self._passed[kind] - 1) // run % 2 == 1
