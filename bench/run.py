@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import floor, footprint, store
+from bench import floor, footprint, store, wear
 from bench.measures import Measure, report
 from millrace.demo.stage import _free_port, wait_until
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Run every bench; exit 1 if a bar does not hold."""
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         home = Path(folder)
-        found: list[Measure] = store.measures(home)
+        found: list[Measure] = store.measures(home) + wear.measures(home / "wear")
         for broker in ["mosquitto", "embedded"]:
             if broker == "mosquitto" and shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
                 print("mosquitto is not here: left out")
