@@ -31,7 +31,7 @@ BESIDE: dict[str, Callable[[Path], Peer | None]] = {
 
 
 def test_what_people_use_today_and_ours_under_the_same_kills(tmp_path: Path, measures: list[Measure]) -> None:
-    seed, count = chosen_seed(), sized("MILLRACE_PEER_KILLS", 8)
+    seed, count = chosen_seed(), sized("MILLRACE_PEER_KILLS", 6)
     sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_PEER_KILLS={count}\n")
     kills = schedule(seed, count)
     for number, (name, made) in enumerate(BESIDE.items()):

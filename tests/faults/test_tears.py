@@ -138,7 +138,7 @@ def test_whatever_file_is_damaged_the_line_starts_and_accounts_for_each_key(quic
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_no_damage_of_a_long_campaign_loses_a_key_in_silence(quick_path: Path, measures: list[Measure]) -> None:
-    seed, count = chosen_seed(), int(os.environ.get("MILLRACE_TEARS", "200"))
+    seed, count = chosen_seed(), int(os.environ.get("MILLRACE_TEARS", "100"))
     sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_TEARS={count}\n")
     begun_s = time.monotonic()
     found = list(tears(quick_path / "line", seed, count))
