@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 RECENT_DIGESTS = 32
 ALARM_EVERY_S = 60.0
+KEEP_RESULT_DROP_FRAME = "keep_result_drop_frame: the store is above store.high_water_ratio"
 Finished = Arrived | Malformed | DeviceStatus
 
 
@@ -321,6 +322,11 @@ class Committer:
         first = self._store.outbox.next_position - len(datas)
         goes_up = frame_goes(policy.frames, decisions, defect, key.id, policy.sample_ratio)
         kept = frame_goes(policy.keep_frames, decisions, defect, key.id, policy.sample_ratio)
+        if datas and (goes_up or kept) and self._store.above(self._settings.store.high_water_ratio):
+            if goes_up:
+                work.declare(item.device, key.epoch, key.seq, key.seq, "shed", KEEP_RESULT_DROP_FRAME)
+            work.counts.append(self._metrics.frames_dropped.inc)
+            goes_up = kept = False
         if goes_up or kept:
             picture = images.bare(item.payload)
             self._store.outbox.put_pictures({item.digest: picture})

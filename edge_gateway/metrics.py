@@ -52,6 +52,11 @@ class Metrics:
             "Messages of devices or epochs for which there is no room (limits.devices, limits.epochs_per_device).",
             registry=registry,
         )
+        self.frames_dropped = Counter(
+            "millrace_frames_dropped",
+            "Frames whose result is kept and whose picture is not, for want of room.",
+            registry=registry,
+        )
         self.shed = Counter(
             "millrace_events_shed", "Events given up by policy, each with a ledger record.", registry=registry
         )

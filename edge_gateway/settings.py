@@ -51,6 +51,9 @@ class StoreSettings(Section):
     max_bytes: Bytes = Field(
         8 << 30, description="Most bytes of rows and frames held; beyond it devices keep what they have."
     )
+    high_water_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="Share of max_bytes above which frames that have a result are not stored any more, 0 to 1."
+    )
     retention_s: Annotated[float, Field(ge=0)] = Field(
         7 * 86400.0, description="Seconds for which what is settled stays here, counted while the gateway runs."
     )
@@ -107,7 +110,10 @@ class HttpSettings(Section):
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs token_file.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8470, description="TCP port.")
     token_file: Path | None = Field(None, description="File (mode 0600) with the bearer token that callers must show.")
-    predict_timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="Seconds after which /predict gives up.")
+    predict_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30.0,
+        description="Seconds after which /predict gives up, on a picture that still comes and then on an answer.",
+    )
 
     @model_validator(mode="after")
     def _guarded(self) -> HttpSettings:

@@ -79,6 +79,10 @@ class Store:
         """Whether the quota is used up: nothing new is accepted, devices keep what they have."""
         return self.outbox.held_bytes >= self._max_bytes
 
+    def above(self, ratio: float) -> bool:
+        """Whether more than this share of the quota is used up."""
+        return self.outbox.held_bytes > ratio * self._max_bytes
+
     # --- streams and answers
 
     def stream(self, device: str, epoch: str) -> Stream | None:

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -48,7 +48,7 @@ class Web:
             Route("/metrics", self._metrics_text),
         ]
         config = uvicorn.Config(
-            Starlette(routes=routes, exception_handlers={HTTPException: _refusal}),
+            Starlette(routes=routes, exception_handlers={HTTPException: _refusal, ClientDisconnect: _gone}),
             host=settings.http.host,
             port=settings.http.port,
             log_config=None,
@@ -74,7 +74,14 @@ class Web:
 
     async def _predict(self, request: Request) -> Response:
         self._check_token(request)
-        picture = await self._upload(request)
+        patience_s = self._settings.http.predict_timeout_s
+        try:
+            async with asyncio.timeout(patience_s):
+                picture = await self._upload(request)
+        except TimeoutError:
+            raise HTTPException(
+                408, f"the picture did not come within {patience_s} s", {"Connection": "close"}
+            ) from None
         channel = request.query_params.get("channel", "predict")
         try:
             reply = await asyncio.to_thread(self._intake.predict, picture, channel)
@@ -154,3 +161,8 @@ def _too_large(max_bytes: int) -> HTTPException:
 async def _refusal(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """Answer a caller who hung up before the picture was here: nobody hears it, and nothing was done."""
+    return Response(status_code=400)

@@ -116,6 +116,7 @@ def command(home: Path, settings: dict[str, Any]) -> list[str]:
 @contextmanager
 def running(home: Path, broker: Address, **settings: Any) -> Iterator[Gateway]:
     gateway = Gateway(home, broker, **settings)
+    gateway.port = gateway.settings["http"]["port"]
     try:
         wait_until(gateway.answers, "the gateway answers", START_S)
         yield gateway
@@ -551,6 +552,20 @@ def test_health_is_ok_only_while_the_broker_is_there_and_only_for_those_with_the
         assert 504 in statuses
         name = 'millrace_events_received_total{device="http",type="frame"}'
         wait_until(lambda: gateway.metric(name, right) == 5, "all five are committed")
+
+
+def test_a_caller_who_drips_is_told_so_and_one_who_hangs_up_leaves_no_trace(tmp_path: Path, no_broker: Address) -> None:
+    port = free_port()
+    with running(tmp_path / "g", no_broker, http={"port": port, "predict_timeout_s": 0.5}) as gateway:
+        head = b"POST /predict HTTP/1.1\r\nHost: g\r\nContent-Length: 1000\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), 10) as dripping:
+            dripping.sendall(head + JPEG[:10])
+            assert dripping.recv(4096).startswith(b"HTTP/1.1 408 ")
+        with socket.create_connection(("127.0.0.1", port), 10) as gone:
+            gone.sendall(head + JPEG[:10])
+        assert gateway.ask("GET", "/health").status == 503
+        assert gateway.stop() == 0
+        assert "Traceback" not in gateway.log()
 
 
 # --- what ends it at the start

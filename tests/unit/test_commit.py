@@ -519,6 +519,22 @@ def test_what_was_withheld_is_taken_once_there_is_room(full: Gateway) -> None:
     assert receipt(full.take(reading(2)))["ranges"] == [[1, 2]]
 
 
+@pytest.mark.parametrize(("frames", "declared"), [("all", [(EPOCH, 2, 2, "shed")]), ("none", [])])
+def test_above_the_high_water_the_result_is_kept_and_the_frame_is_not(
+    tmp_path: Path, frames: str, declared: list[Any]
+) -> None:
+    store = {"max_bytes": 1_000_000, "high_water_ratio": 0.0008}
+    gateway = Gateway(tmp_path / "state", {"store": store, "policies": [{"frames": frames, "keep_frames": "all"}]})
+    gateway.take(frame(1, SURE, picture=1))
+    before = gateway.pictures()
+    assert (len(before), gateway.store.full) == (1, False)
+    done = gateway.take(frame(2, SURE, picture=2))
+    assert subjects(done) == [f"cam-1/top/{EPOCH}-2"]
+    assert (gateway.pictures(), gateway.ledger()) == (before, declared)
+    assert gateway.count("millrace_frames_dropped_total") == 1
+    gateway.store.close()
+
+
 # --- a disk that refuses
 
 
