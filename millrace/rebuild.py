@@ -88,7 +88,7 @@ class Rebuild:
             if knows(ruin, "entry"):
                 self._carry_entries(ruin, database, carried, is_late)
                 for table in self._tables:
-                    self._carry_table(ruin, database, table, is_late)
+                    carry(ruin, database, table, is_late)
             rows = self._settle_counters(ruin, database, carried, why)
         database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with database.path.open("rb") as file:
@@ -140,21 +140,6 @@ class Rebuild:
         except OSError:
             return 0  # whoever is to send it finds out
 
-    def _carry_table(self, ruin: Ruin, database: Database, table: Table, is_late: Callable[[], bool]) -> None:
-        if table.number:
-            slices = by_number(ruin, table.name, table.number, is_late)
-        else:
-            slices = by_name(ruin, table.name, table.key)
-        for rows in slices:
-            sound = [row for row in rows if table.fits(row)]
-            if sound:
-                places = ", ".join("?" * len(sound[0]))
-                with database.transaction():
-                    database.connection.executemany(
-                        f"INSERT OR IGNORE INTO {table.name} VALUES ({places})",  # noqa: S608
-                        sound,
-                    )
-
     def _settle_counters(self, ruin: Ruin, database: Database, carried: _Carried, why: str) -> int:
         own = _own_epochs(ruin, self._known.reserved)
         next_position = self._next_position(ruin, carried.last_position + 1)
@@ -197,6 +182,23 @@ class Rebuild:
                 minted = max(minted or 0, reserved.get(epoch, 0), seen[1] - 1 if seen and seen[0] == epoch else 0)
             last[epoch] = max(minted, carried.highest.get(epoch, 0))
         return last
+
+
+def carry(ruin: Ruin, database: Database, table: Table, is_late: Callable[[], bool]) -> None:
+    """Write the rows of a table that read and fit. Errors: StorageFailed."""
+    if table.number:
+        slices = by_number(ruin, table.name, table.number, is_late)
+    else:
+        slices = by_name(ruin, table.name, table.key)
+    for rows in slices:
+        sound = [row for row in rows if table.fits(row)]
+        if sound:
+            places = ", ".join("?" * len(sound[0]))
+            with database.transaction():
+                database.connection.executemany(
+                    f"INSERT OR IGNORE INTO {table.name} VALUES ({places})",  # noqa: S608
+                    sound,
+                )
 
 
 @contextmanager

@@ -6,22 +6,26 @@ Ranges are merged as they come, so that an audit reads a few rows where there ar
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from cloud_sync.reference_cloud import clocks
 from cloud_sync.reference_cloud.audit import Range, Stream, frontier
 from cloud_sync.reference_cloud.batch import Declared, Rejection, Row
 from millrace.clock import Instant
-from millrace.database import Database
+from millrace.database import Database, Ruin
 from millrace.events import RESULT, Disposition
+from millrace.healing import heal
 from millrace.mending import Mended, Sighting
 from millrace.ranges import RangeSet
+from millrace.rebuild import Table, carry
 
 APPLICATION_ID = 0x4D494C43  # "MILC"
 HELD = "held"
@@ -61,6 +65,13 @@ _INSERT = (
     "INSERT INTO event (site, stream, seq, type, digest, base, body, arrived_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (stream, seq) DO NOTHING"
 )
+
+
+_HELD_BY_EVENTS = (
+    "INSERT INTO span SELECT stream, ?, min(seq), max(seq) FROM (SELECT stream, seq,"
+    " seq - row_number() OVER (PARTITION BY stream ORDER BY seq) AS run FROM event) GROUP BY stream, run"
+)
+log = logging.getLogger(__name__)
 
 
 class UnknownEpoch(ValueError):
@@ -103,6 +114,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Open or create the file. Errors: Locked, NewerSchema, StorageFailed."""
         self._mutex = threading.Lock()
+        if (why := heal(path, _salvage)) is not None:
+            log.error("ledger_damaged error=%s: what could not be read is missing in the audit", why)
         self._database = Database(path, _STEPS, APPLICATION_ID)
         self._connection = self._database.connection
 
@@ -307,3 +320,27 @@ def _conflict(row: Row) -> Rejection:
     return Rejection(
         row.index, f"conflict: {row.origin} {row.epoch}-{row.seq} is held with other content; the first one stays"
     )
+
+
+def _salvage(old: Path, new: Path, _why: str) -> None:
+    """Fill a new file with what reads of a damaged one; an event is believed on its digest."""
+    database, ruin = Database(new, _STEPS, APPLICATION_ID), Ruin(old)
+    try:
+        for table in (
+            Table("stream", lambda row: all(isinstance(name, str) for name in row[1:4]), number="id"),
+            Table("event", _is_whole, number="position"),
+            Table("span", lambda row: row[1] in KINDS and row[1] != HELD, key=("stream", "kind", "first")),
+            Table("refused", lambda row: isinstance(row[0], str), key=("site",)),
+        ):
+            carry(ruin, database, table, lambda: False)
+        with database.transaction():
+            for orphans in ("event", "span"):
+                database.connection.execute(f"DELETE FROM {orphans} WHERE stream NOT IN (SELECT id FROM stream)")  # noqa: S608
+            database.connection.execute(_HELD_BY_EVENTS, (HELD,))
+    finally:
+        ruin.close()
+        database.close()
+
+
+def _is_whole(row: tuple[Any, ...]) -> bool:
+    return isinstance(row[7], str) and hashlib.sha256(row[7].encode()).digest() == row[5]
