@@ -26,6 +26,7 @@ FLOW_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 120.0
 POINT_TIMEOUT_S = 30.0
 CHANNELS_OF_A_DEVICE = 2
+WAITING_COUNTED = 1000
 Limit = Literal["descriptors", "memory"]
 LIMITS: Mapping[Limit, int] = {"descriptors": resource.RLIMIT_NOFILE, "memory": resource.RLIMIT_AS}
 
@@ -216,10 +217,16 @@ class Line:
 
     def is_empty(self) -> bool:
         """Whether nothing waits in a spool, and nothing at the gateway but what the cloud has."""
-        if any(reader.read(lane, 0, 1) for reader in self._readers.values() for lane in Lane):
-            return False
+        return not any(self.waiting().values())
+
+    def waiting(self) -> dict[str, int]:
+        """Return for each device how many of its events wait, and for the gateway how many rows the cloud lacks."""
+        spools = {
+            name: sum(len(reader.read(lane, 0, WAITING_COUNTED)) for lane in Lane)
+            for name, reader in self._readers.items()
+        }
         epochs = list(self._store.epochs())
-        return bool(epochs) and not self._backlog(epochs[-1])
+        return {**spools, GATEWAY: self._backlog(epochs[-1]) if epochs else 1}
 
     def _drained(self) -> bool:
         if not self.is_empty():

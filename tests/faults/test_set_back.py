@@ -47,7 +47,7 @@ def test_nothing_is_lost_in_silence_or_doubled_when_files_and_machines_are_set_b
         is_drained = wait_until(line.is_empty, DRAIN_TIMEOUT_S)
         complaints = judge(misfortunes, tmp_path / "cloud", line.cloud.audit())
         if not is_drained:
-            complaints.append(f"not drained\n{line.last_words()}")
+            complaints.append(f"not drained: {line.waiting()}\n{line.last_words()}")
     promised = sum(seq for epochs in misfortunes.promised.values() for seq in epochs.values())
     measures += [
         equal(f"{len(schedule)} set-backs, seed {seed}: complaints of the account", len(complaints), 0),
