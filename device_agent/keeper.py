@@ -255,6 +255,7 @@ class Keeper:
                 "mqtt": self._connection.protocol,
                 "epoch": self._spool.epoch,
                 "minted": self._spool.minted().get(self._spool.epoch, 0),
+                "held_epochs": self._spool.held_epochs(),
                 "held": self._spool.held_rows,
                 "held_bytes": self._spool.held_bytes,
                 "refused": self._refused,

@@ -123,6 +123,16 @@ class Spool:
         """Return, for each epoch, the highest seq given out: this device's own ledger of what it promised."""
         return self._shelves.minted()
 
+    def held_epochs(self) -> list[str]:
+        """Return the epochs of which events wait here, the present one first."""
+        minted = self.minted()
+        waiting = [
+            epoch
+            for epoch, offset in self._offsets.items()
+            if (first := self._shelves.read(offset, 1)) and first[0].position <= offset + minted.get(epoch, 0)
+        ]
+        return [self.epoch, *(epoch for epoch in reversed(waiting) if epoch != self.epoch)]
+
     def has_room(self, admission: Admission) -> bool:
         """Whether the quota lets it in; if not, the capture is refused and counted, before anything was promised."""
         if self.held_bytes + admission.size_bytes > self._settings.max_bytes:

@@ -64,6 +64,8 @@ class DeviceStatus:
     minted: int
     met: tuple[str, mending.Tie] | None = None
     """Its boot, and how that one's uptime stands to ours."""
+    held_epochs: frozenset[str] | None = None
+    """Of which of its epochs it holds events; None where it does not say, or said it long ago."""
 
 
 CLAIM_WITHIN_BYTES = 128 << 10
@@ -189,4 +191,11 @@ def _status(device: str, payload: bytes, now: clock.Instant) -> DeviceStatus:
         if isinstance(minted, int) and not isinstance(minted, bool) and 0 <= minted <= events.SEQ_MAX
         else 0,
         met=mending.met(value, now.boot_id, now.uptime_ns),
+        held_epochs=_held_epochs(value.get("held_epochs")),
     )
+
+
+def _held_epochs(value: object) -> frozenset[str] | None:
+    if not isinstance(value, list):
+        return None
+    return frozenset(epoch for epoch in value if isinstance(epoch, str) and events.EPOCH.match(epoch))

@@ -208,6 +208,17 @@ class Committer:
             self._store.outbox.note_minted(f"device/{status.device}", status.epoch, status.minted)
         if status.online:
             work.owed[status.device, status.epoch] = self._store.stream(status.device, status.epoch)
+        if status.online and status.held_epochs is not None:
+            self._close_epochs(status.device, status.held_epochs | {status.epoch, self._store.outbox.epoch}, work)
+
+    def _close_epochs(self, device: str, alive: frozenset[str], work: _Work) -> None:
+        """Declare what is owed of epochs that a device has left and holds nothing of: it cannot come any more."""
+        for stream in self._store.epochs_of(device):
+            if stream.epoch in alive:
+                continue
+            for first, last in stream.gaps_below(self._store.minted_of(stream) + 1):
+                work.declare(device, stream.epoch, first, last, "unproven", "the device holds nothing of this epoch")
+                work.touch(stream).account(first, last)
 
     def _take_keyed(self, item: Arrived, event: events.Event, work: _Work) -> None:
         epoch, seq = event.key.epoch, event.key.seq

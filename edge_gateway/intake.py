@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, Malformed, admit
@@ -73,6 +74,8 @@ class Intake:
             bad = Malformed(delivery.topic, delivery.payload, str(error), device, error.key)
             return [Item(bad, delivery.ack)]
         if isinstance(found, DeviceStatus):
+            if delivery.retain:  # it was said long ago
+                found = replace(found, held_epochs=None)
             return [Item(found, delivery.ack)]
         if len(delivery.payload) > limit:
             reason = f"{len(delivery.payload)} bytes; at most {limit} are taken (max_payload_bytes)"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from integration.brokers import (
     Address,
     EmbeddedBroker,
@@ -16,6 +17,10 @@ from integration.brokers import (
 
 from broker_config.mosquitto import Mosquitto
 from broker_config.settings import AccountSettings
+
+# How fast a machine is says nothing of what it does.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Literal, Self
 
 from millrace import clock
 from millrace.chaos.plan import GATEWAY, Papers, Plan
+from millrace.database import Viewer
 from millrace.demo.account import CloudView
 from millrace.demo.proxy import LinkProxy
 from millrace.demo.proxy import State as LinkState
@@ -57,6 +58,7 @@ class Line:
         self._life_begins = dict.fromkeys(agents, 0)
         self._readers = {name: SpoolReader(home / name / "spool.db") for name in plan.names}
         self._store = Reader(home / "gateway" / "gateway.db")
+        self._streams = Viewer(home / "gateway" / "gateway.db", "SELECT one FROM counter")
         self._settled = SettledReader(home / "gateway" / "sync.db")
         self.cloud = CloudView(self.papers.cloud_port, self.papers.token("reader"))
         self._cursor = 0
@@ -169,7 +171,8 @@ class Line:
 
     def accepted(self) -> int:
         """Return how many events the gateway has taken over, from its own database."""
-        return sum(sum(epochs.values()) for epochs in self._store.minted().values())
+        ((taken,),) = self._streams.all("SELECT coalesce(sum(watermark), 0) FROM stream") or [(0,)]
+        return int(taken)
 
     def wait_for_flow(self, events: int) -> None:
         """Wait until the gateway has committed so many more events: the line runs. StageFailed if it does not."""

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,18 @@ def test_a_device_that_comes_online_is_told_what_is_here_of_its_epoch(gateway: G
     new = gateway.take(DeviceStatus("cam-1", online=True, epoch="zzzzzzzz", minted=2))
     assert receipt(new, epoch="zzzzzzzz")["ranges"] == []
     assert gateway.take(DeviceStatus("cam-1", online=False, epoch=EPOCH, minted=2)).receipts == {}
+
+
+def test_what_is_owed_of_an_epoch_that_a_device_has_left_and_holds_nothing_of_is_unproven(gateway: Gateway) -> None:
+    gateway.take(reading(1), reading(4), DeviceStatus("cam-1", online=True, epoch=EPOCH, minted=9))
+    gone = DeviceStatus("cam-1", online=True, epoch="zzzzzzzz", minted=1, held_epochs=frozenset({EPOCH, "zzzzzzzz"}))
+    gateway.take(gone)
+    assert gateway.ledger() == []
+    gateway.take(replace(gone, held_epochs=None))
+    assert gateway.ledger() == []
+    for _ in range(2):
+        gateway.take(replace(gone, held_epochs=frozenset({"zzzzzzzz"})))
+        assert gateway.ledger() == [(EPOCH, 2, 3, "unproven"), (EPOCH, 5, 9, "unproven")]
 
 
 # --- repeats

@@ -58,7 +58,8 @@ MEANING = {
     Kind.WAVEFORM: "Equally spaced samples: `rate_hz` samples a second, each in `unit`.",
     Kind.DEVICE_LEDGER: "Numbers that will not arrive as themselves, and why: here the spool's own copy was damaged.",
     Kind.DEVICE_STATUS: "What a device says of itself when it connects, when a channel changes, and every 30 s. "
-    '`minted` is the highest number given out in `epoch`. The last will is `{"state":"lost"}`; a device that is '
+    "`minted` is the highest number given out in `epoch`; what is owed of an epoch that is not among `held_epochs` "
+    'cannot come any more. The last will is `{"state":"lost"}`; a device that is '
     "stopped says `offline`. `clock` is whether the kernel holds its wall clock for right: `synced`, `unsynced` or "
     "`unknown`. `heard` names boots of gateways, the uptime that each said, and the device's own uptime `at` which it "
     "heard that; with `bootid` and `uptimens` it lets times be mended whatever `time` says.",
