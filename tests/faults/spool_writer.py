@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from device_agent.settings import AgentSettings, SpoolSettings
+from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
 from millrace import blobs, clock, database, events
 
@@ -21,8 +21,6 @@ PNG = bytes.fromhex(
     "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
 )
 
-POWER = {"durability": {"frame": "power"}} if "durability" in SpoolSettings.model_fields else {}
-
 
 def open_spool(folder: Path) -> Spool:
     """Open the spool of a folder as the agent does."""
@@ -30,7 +28,7 @@ def open_spool(folder: Path) -> Spool:
         {
             "device": "cam-1",
             "state_dir": folder,
-            "spool": {"min_free_bytes": 0, **POWER},
+            "spool": {"min_free_bytes": 0, "durability": {"frame": "power"}},
             "channels": {"belt": {"source": {"kind": "readings", "path": folder / "none.csv"}}},
         }
     )

@@ -25,6 +25,7 @@ from edge_gateway.admission import Arrived, Outcome, admit
 from edge_gateway.commit import Committer
 from edge_gateway.metrics import Metrics
 from edge_gateway.prediction import Prediction
+from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.store import Store
@@ -41,7 +42,9 @@ _RESULT = re.compile(rb'\{"specversion":[^{}]*"type":"io\.millrace\.result\.v1"[
 def committer(settings: GatewaySettings, store: Store, time: clock.Clock) -> Committer:
     """Return the store's owner as the gateway makes it."""
     sheds, metrics = Sheds(), Metrics()
-    return Committer(settings, store, Turns(settings, sheds, metrics, time).shares, sheds, metrics, time)
+    register = Register(store, settings.limits)
+    turns = Turns(settings, register.admits, sheds, metrics, time)
+    return Committer(settings, store, metrics, time, register=register, shares=turns.shares, sheds=sheds)
 
 
 def work(folder: Path, chance: random.Random, turns: int) -> None:

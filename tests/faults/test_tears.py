@@ -56,16 +56,19 @@ def filled(home: Path, seed: int) -> Filled:
     told, tells = os.pipe()
     child = os.fork()
     if child == 0:
-        line, found = _run(home, random.Random(seed))
-        with os.fdopen(tells, "wb") as pipe:
-            pipe.write(pickle.dumps(found))
-        if seed % 2:
-            line.close()
-        os._exit(0)
+        try:
+            line, found = _run(home, random.Random(seed))
+            with os.fdopen(tells, "wb") as pipe:
+                pipe.write(pickle.dumps(found))
+            if seed % 2:
+                line.close()
+        finally:  # whatever happens, this copy of the test's process goes no further
+            os._exit(0)
     os.close(tells)
     with os.fdopen(told, "rb") as pipe:
         content = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
+    os.waitpid(child, 0)
+    assert content, "the line to be damaged could not be filled"
     before: Filled = pickle.loads(content)
     return before
 
