@@ -352,7 +352,8 @@ def test_a_frame_with_a_key_that_is_cut_short_is_receipted_and_buried(
     before = floor.gateway.quarantined()
     whole = device.frame(1)
     device.send("frame/camera", whole[: int(len(whole) * kept)])
-    assert device.next("receipt") == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 2 << 20}
+    told = {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 2 << 20}
+    assert told.items() <= device.next("receipt").items()
     assert floor.gateway.ledger(device.name) == [(1, 1, "buried")]
     device.send("frame/camera", device.frame(2))
     assert device.next("result/camera")["subject"] == f"{device.name}/camera/{EPOCH}-2"
