@@ -54,9 +54,8 @@ class LastSeen:
     """The file beside one outbox that says how far it was seen to get; one small write in place for each commit."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make it. Errors: OSError."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._path = path
+        """Name it; the first note makes it."""
+        self._path, self._descriptor = path, -1
 
     def close(self) -> None:
         """Close the file; a second time is no error."""
@@ -67,7 +66,7 @@ class LastSeen:
     def read(self) -> Seen | None:
         """Return what was seen last, or None where nothing was or it cannot be read: then it proves nothing."""
         try:
-            line, _, check = os.pread(self._descriptor, 128, 0).decode("ascii").strip().rpartition(" ")
+            line, _, check = self._path.read_bytes()[:128].decode("ascii").strip().rpartition(" ")
             epoch, seq, position = line.split(" ")
             if int(check) == zlib.crc32(line.encode()) and events.EPOCH.match(epoch):
                 return epoch, int(seq), int(position)
@@ -79,6 +78,8 @@ class LastSeen:
         """Write what was committed. A disk that refuses is no error: an older word is still true."""
         line = "{} {} {}".format(*seen)
         try:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.pwrite(self._descriptor, f"{line} {zlib.crc32(line.encode())}".ljust(127).encode() + b"\n", 0)
         except OSError as error:
             log.warning("last_seen_not_written file=%s error=%s", self._path, error)
