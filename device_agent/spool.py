@@ -142,15 +142,16 @@ class Spool:
         return shutil.disk_usage(self._folder).free - admission.size_bytes >= self._settings.min_free_bytes
 
     def make_room(self, needed_bytes: int) -> None:
-        """Above high water, or with too little disk, let go of what the kinds' policies give up. Errors: StorageFailed.
+        """Above high water let go of what the kinds' policies give up. Errors: StorageFailed.
+
+        A disk that others fill is no reason: nothing held goes for it, and what is new is refused.
 
         It goes in the transaction that appends its ledger records; these have room beyond the quota. A part at a time:
         what is still too much goes at the next call.
         """
         high_water_bytes = self._settings.max_bytes * self._settings.high_water_ratio
         for _ in range(SHED_BATCHES):
-            short_bytes = needed_bytes + self._settings.min_free_bytes - shutil.disk_usage(self._folder).free
-            excess = max(quota.excess_bytes(self.held_bytes, needed_bytes, high_water_bytes), short_bytes)
+            excess = quota.excess_bytes(self.held_bytes, needed_bytes, high_water_bytes)
             if excess <= 0 or not any(self._shed(lane, excess) for lane in (Lane.FRAME, Lane.BULK)):
                 return
 
@@ -315,7 +316,7 @@ class Spool:
             keys.setdefault(epoch, RangeSet()).add(seq)
         if not keys:
             return
-        reason = f"{policy}: over {self._settings.high_water_ratio:.0%} of the spool, or too little disk"
+        reason = f"{policy}: over {self._settings.high_water_ratio:.0%} of the spool"
         with self._shelves.appending(self._outbox):
             self._outbox.forget(list(known))
             self._append(

@@ -153,3 +153,11 @@ def test_with_reject_nothing_that_is_held_goes(opened: Callable[..., Spool]) -> 
     kept = sum(keep(spool, frame(number)) for number in range(100))
     assert (spool.held_rows, spool.shed_rows) == (kept, 0)
     assert 30 < kept < 50
+
+
+def test_a_disk_that_others_fill_costs_nothing_that_is_held(opened: Callable[..., Spool]) -> None:
+    spool = opened()
+    assert keep(spool, frame(1))
+    spool._settings = spool._settings.model_copy(update={"min_free_bytes": 1 << 60})
+    assert not keep(spool, frame(2))
+    assert (spool.held_rows, spool.shed_rows) == (1, 0)
