@@ -218,13 +218,13 @@ class Committer:
                 continue
             for first, last in stream.gaps_below(self._store.minted_of(stream) + 1):
                 work.declare(device, stream.epoch, first, last, "unproven", "the device holds nothing of this epoch")
-                work.touch(stream).account(first, last)
+                work.touch(stream).declare(first, last)
 
     def _take_keyed(self, item: Arrived, event: events.Event, work: _Work) -> None:
         epoch, seq = event.key.epoch, event.key.seq
         stream = self._stream(item.device, epoch, work)
         work.owed[item.device, epoch] = stream
-        if stream.has(seq):
+        if stream.took(seq):
             self._repeat(item, stream, seq, work)
             return
         if self._store.full:
@@ -234,7 +234,7 @@ class Committer:
             return
         for first, last in stream.gaps_below(event.base or 0):
             work.declare(item.device, epoch, first, last, "unproven", "below the lowest seq that the device still held")
-            stream.account(first, last)
+            stream.declare(first, last)
         if self._scatters(stream, seq, seq):
             work.counts.append(self._metrics.withheld.labels(item.device).inc)
             work.done.replies.append((item, NotAnswered("too many holes before it")))
@@ -314,7 +314,8 @@ class Committer:
             self._alarm(error.name, item.device, str(error), work)
             return
         if not self._scatters(spoken_of, record.first, record.last):
-            spoken_of.account(record.first, record.last)
+            account = spoken_of.declare if record.disposition == "unproven" else spoken_of.account
+            account(record.first, record.last)
         work.owed[item.device, record.epoch] = spoken_of
 
     def _accept_frame(self, item: Arrived, event: events.Event, stream: Stream, work: _Work) -> None:

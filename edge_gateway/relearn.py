@@ -33,6 +33,14 @@ def _is_answer(row: tuple[Any, ...]) -> bool:
     return all(isinstance(number, int) and number >= 0 for number in row[:4]) and isinstance(row[4], str)
 
 
+def _is_declared(row: tuple[Any, ...]) -> bool:
+    try:
+        RangeSet((int(first), int(last)) for first, last in json.loads(row[1]))
+        return isinstance(row[0], int)
+    except (ValueError, TypeError):
+        return False
+
+
 def _is_quarantined(row: tuple[Any, ...]) -> bool:
     return isinstance(row[1], int) and isinstance(row[4], bytes)
 
@@ -44,6 +52,7 @@ def _is_tie(row: tuple[Any, ...]) -> bool:
 TABLES = (
     Table("tie", _is_tie, key=("origin", "bootid", "peer", "peer_bootid", "span")),
     Table("stream", _is_stream, number="no"),
+    Table("declared", _is_declared, key=("stream",)),
     Table("answer", _is_answer, key=("stream", "seq")),
     Table("quarantine", _is_quarantined, number="no"),
 )
@@ -54,7 +63,8 @@ def relearn(store: Store) -> Accounted:
 
     A stream that was lost is begun anew with what is left of it: the rest is sent again, or lies below a device's base.
     """
-    store.outbox.connection.execute("DELETE FROM answer WHERE stream NOT IN (SELECT no FROM stream)")
+    for table in ("answer", "declared"):
+        store.outbox.connection.execute(f"DELETE FROM {table} WHERE stream NOT IN (SELECT no FROM stream)")  # noqa: S608
     accounted: Accounted = {}
     after = 0
     while entries := store.outbox.read(after, ROWS_AT_ONCE):

@@ -38,7 +38,10 @@ CREATE TABLE quarantine (
     no INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL, topic TEXT NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL
 );
 """,
-    ties.SCHEMA,
+    ties.SCHEMA
+    + """
+CREATE TABLE declared (stream INTEGER, ranges TEXT NOT NULL, PRIMARY KEY (stream)) WITHOUT ROWID;
+""",
 )
 _OWN_LANES = (Lane.ALARM, Lane.VERDICT, Lane.RESULT)
 QUARANTINE_PAYLOAD_BYTES = 64 << 10
@@ -65,6 +68,7 @@ class Store:
         self._max_bytes = max_bytes
         self._purge_after = 0
         self._streams: dict[tuple[str, str], Stream] = {}
+        self._declared: dict[int, str] = {}
         self._of_device: dict[str, list[Stream]] = {}
         self._remembered: Counter[int] = Counter()
         self.reload_streams()
@@ -113,11 +117,13 @@ class Store:
         """Forget an epoch of a device, all but its rows."""
         self._connection.execute("DELETE FROM stream WHERE no = ?", (stream.no,))
         self._connection.execute("DELETE FROM answer WHERE stream = ?", (stream.no,))
+        self._connection.execute("DELETE FROM declared WHERE stream = ?", (stream.no,))
         self._connection.execute(
             "DELETE FROM minted WHERE origin = ? AND epoch = ?", (f"device/{stream.device}", stream.epoch)
         )
         del self._streams[stream.device, stream.epoch]
         self._of_device[stream.device].remove(stream)
+        self._declared.pop(stream.no, None)
         del self._remembered[stream.no]
 
     def open_stream(self, device: str, epoch: str) -> Stream:
@@ -142,15 +148,26 @@ class Store:
             "UPDATE stream SET watermark = ?, ahead = ? WHERE no = ?",
             (stream.watermark, json.dumps(stream.ahead.ranges()), stream.no),
         )
+        declared = json.dumps(stream.declared.ranges()) if stream.declared else None
+        if declared != self._declared.get(stream.no):
+            self._save_declared(stream.no, declared)
         self.outbox.note_minted(f"device/{stream.device}", stream.epoch, stream.highest())
+
+    def _save_declared(self, no: int, declared: str | None) -> None:
+        if declared is None:
+            self._connection.execute("DELETE FROM declared WHERE stream = ?", (no,))
+            del self._declared[no]
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO declared VALUES (?, ?)", (no, declared))
+            self._declared[no] = declared
 
     def reload_streams(self) -> None:
         """Read all streams again: what a transaction that failed had changed in memory is void."""
         self._streams.clear()
         self._of_device.clear()
+        self._declared = dict(self._connection.execute("SELECT stream, ranges FROM declared"))
         for no, device, epoch, watermark, ahead in self._connection.execute("SELECT * FROM stream").fetchall():
-            ranges = RangeSet((first, last) for first, last in json.loads(ahead))
-            self._keep(Stream(no, device, epoch, watermark, ranges))
+            self._keep(Stream(no, device, epoch, watermark, _ranges(ahead), _ranges(self._declared.get(no, "[]"))))
 
     def remember(self, stream: Stream, seq: int, answer: Answer) -> None:
         """Keep where the answer to an event lies, for as long as it may be asked again."""
@@ -242,3 +259,7 @@ class Store:
     def close(self) -> None:
         """Close the file; what it holds stays."""
         self.outbox.close()
+
+
+def _ranges(text: str) -> RangeSet:
+    return RangeSet((first, last) for first, last in json.loads(text))

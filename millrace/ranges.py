@@ -34,6 +34,11 @@ class RangeSet:
         self._firsts[low:high] = [first]
         self._lasts[low:high] = [last]
 
+    def remove(self, first: int, last: int) -> None:
+        """Take all from `first` to `last` inclusive out of the set."""
+        kept = [part for a, b in self for part in ((a, min(b, first - 1)), (max(a, last + 1), b)) if part[0] <= part[1]]
+        self._firsts, self._lasts = [a for a, _ in kept], [b for _, b in kept]
+
     def update(self, other: Iterable[tuple[int, int]]) -> None:
         """Add every range of `other`."""
         for first, last in other:

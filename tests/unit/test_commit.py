@@ -311,11 +311,61 @@ def test_an_alarm_of_a_commit_that_failed_is_not_taken_for_said(gateway: Gateway
 # --- gaps
 
 
-def test_what_lies_below_the_base_is_unproven_and_owed_no_more(gateway: Gateway) -> None:
+def test_what_lies_below_the_base_is_unproven_and_no_receipt_lists_it(gateway: Gateway) -> None:
     gateway.take(reading(3, base=1))
     done = gateway.take(reading(8, base=6))
     assert gateway.ledger() == [(EPOCH, 1, 2, "unproven"), (EPOCH, 4, 5, "unproven")]
-    assert receipt(done)["ranges"] == [[1, 5], [8, 8]]
+    assert receipt(done)["ranges"] == [[3, 3], [8, 8]]
+    stream = gateway.store.stream("cam-1", EPOCH)
+    assert stream
+    assert stream.watermark == 5
+
+
+def close(gateway: Gateway) -> Committed:
+    """Another agent of the name speaks up: what is owed of the epoch is declared."""
+    return gateway.take(
+        DeviceStatus("cam-1", online=True, epoch="zzzzzzzz", minted=1, held_epochs=frozenset({"zzzzzzzz"}))
+    )
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_was_only_declared_is_taken_when_it_comes_after_all(gateway: Gateway, restart: bool) -> None:
+    gateway.take(frame(1, SURE), reading(4), DeviceStatus("cam-1", online=True, epoch=EPOCH, minted=6))
+    close(gateway)
+    assert gateway.ledger() == [(EPOCH, 2, 3, "unproven"), (EPOCH, 5, 6, "unproven")]
+    if restart:
+        gateway.reopen()
+    held = DeviceStatus("cam-1", online=True, epoch=EPOCH, minted=6)
+    assert receipt(gateway.take(held))["ranges"] == [[1, 1], [4, 4]]  # whoever holds the others keeps them
+    done = gateway.take(reading(2), frame(3, SURE, picture=1), reading(5), reading(4))
+    assert receipt(done)["ranges"] == [[1, 5]]
+    assert [row.seq for row in gateway.rows(Lane.BULK) if row.epoch == EPOCH] == [4, 2, 5]
+    assert len(gateway.said(events.RESULT)) == 2
+    again = gateway.take(reading(2), frame(3, SURE, picture=1))
+    assert len(gateway.said(events.RESULT)) == 2
+    assert again.results
+    assert gateway.count("millrace_key_conflicts_total") == 0
+    assert len(gateway.ledger()) == 2
+
+
+def test_what_lay_below_the_base_is_taken_when_it_comes_after_all(gateway: Gateway) -> None:
+    gateway.take(reading(8, base=6))
+    assert receipt(gateway.take(reading(2, base=2)))["ranges"] == [[2, 2], [8, 8]]
+    assert [row.seq for row in gateway.rows(Lane.BULK)] == [8, 2]
+
+
+def test_what_a_device_could_not_prove_is_taken_when_another_of_its_name_holds_it(gateway: Gateway) -> None:
+    data = {"device": "cam-1", "epoch": EPOCH, "from": 1, "to": 3, "disposition": "unproven", "reason": "set back"}
+    gateway.take(arrive("ledger", events.encode_json(event(events.LEDGER, 1, data, None, "ledger", "zzzzzzzz"))))
+    assert receipt(gateway.take(reading(2)))["ranges"] == [[2, 2]]
+    assert [row.seq for row in gateway.rows(Lane.BULK)] == [2]
+
+
+def test_poison_in_what_was_declared_is_not_buried_over_it(gateway: Gateway) -> None:
+    gateway.take(reading(8, base=6))
+    gateway.take(Malformed("millrace/device/cam-1/reading/belt", b"{", "no JSON", "cam-1", reading(2).event.key))
+    assert gateway.ledger() == [(EPOCH, 1, 5, "unproven")]
+    assert receipt(gateway.take(reading(2)))["ranges"] == [[2, 2], [8, 8]]
 
 
 def test_without_a_base_nothing_is_declared(gateway: Gateway) -> None:
@@ -757,7 +807,9 @@ def zero_page_of(gateway: Gateway, table: str) -> None:
     gateway.open()
 
 
-@pytest.mark.parametrize("table", ["stream", "answer", "quarantine", "minted", "own_epoch", "counter", "meta", "tie"])
+@pytest.mark.parametrize(
+    "table", ["stream", "answer", "quarantine", "minted", "own_epoch", "counter", "meta", "tie", "declared"]
+)
 def test_after_damage_nothing_is_taken_twice_and_nothing_new_for_a_repeat(gateway: Gateway, table: str) -> None:
     gateway.take(frame(1, SURE), frame(2, UNSURE, picture=1), reading(3))
     gateway.take(reading(5))
@@ -860,7 +912,10 @@ def test_a_stream_full_of_holes_takes_nothing_new_ahead_until_a_hole_is_filled(t
     assert gateway.count("millrace_events_withheld_total", device="cam-1") == 1999 - 10
     assert receipt(gateway.take(reading(1), reading(3), reading(22)))["ranges"][0] == [1, 4]
     moved = gateway.take(reading(4001, base=4001))
-    assert receipt(moved)["ranges"] == [[1, 4001]]
+    assert receipt(moved)["ranges"] == [[1, 4], *([seq, seq] for seq in range(6, 24, 2)), [4001, 4001]]
+    stream = gateway.store.stream("cam-1", EPOCH)
+    assert stream
+    assert stream.watermark == 4001
     gateway.store.close()
 
 

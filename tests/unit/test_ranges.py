@@ -32,6 +32,14 @@ def test_its_ranges_are_sorted_disjoint_and_not_adjacent(ranges: list[tuple[int,
     assert all(before[1] + 1 < after[0] for before, after in itertools.pairwise(held))
 
 
+@given(RANGES, st.integers(-10, 70), st.integers(0, 70))
+def test_what_is_removed_is_held_no_more(ranges: list[tuple[int, int]], first: int, count: int) -> None:
+    held = RangeSet(ranges)
+    held.remove(first, first + count)
+    assert model(held.ranges()) == model(ranges) - set(range(first, first + count + 1))
+    assert held == RangeSet(held.ranges())
+
+
 @given(RANGES, st.integers(-10, 70), st.integers(-10, 70))
 def test_gaps_are_what_a_plain_set_misses(ranges: list[tuple[int, int]], first: int, last: int) -> None:
     gaps = RangeSet(ranges).gaps(first, last)

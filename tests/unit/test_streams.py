@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_gateway.streams import MAX_RECEIPT_RANGES, Stream
+from edge_gateway.streams import DECLARED_KEPT, MAX_RECEIPT_RANGES, Stream
 
 TOP = 40
 RANGES = st.lists(st.tuples(st.integers(1, TOP), st.integers(0, 5)).map(lambda pair: (pair[0], sum(pair))), max_size=30)
@@ -55,3 +55,29 @@ def test_a_receipt_stays_short_however_full_of_holes_a_stream_is() -> None:
     ranges = stream.receipt_ranges()
     assert len(ranges) == MAX_RECEIPT_RANGES + 1
     assert ranges[:3] == [[1, 1], [3, 3], [5, 5]]
+
+
+@given(RANGES, RANGES, RANGES)
+def test_what_was_only_declared_is_accounted_for_and_not_taken(
+    before: list[tuple[int, int]], declared: list[tuple[int, int]], after: list[tuple[int, int]]
+) -> None:
+    stream, model = stream_of(before)
+    for first, last in declared:
+        stream.declare(first, last)
+    for first, last in after:
+        stream.account(first, last)
+        model |= set(range(first, last + 1))
+    accounted = model | {seq for first, last in declared for seq in range(first, last + 1)}
+    assert {seq for seq in range(1, TOP + 10) if stream.has(seq)} == accounted
+    assert {seq for seq in range(1, TOP + 10) if stream.took(seq)} == model
+    assert {seq for first, last in stream.receipt_ranges() for seq in range(first, last + 1)} == model
+
+
+def test_of_very_many_declared_ranges_the_highest_are_remembered() -> None:
+    stream, _ = stream_of([(seq, seq) for seq in range(2, 1002, 2)])
+    stream.declare(1, 1001)
+    assert len(stream.declared) == DECLARED_KEPT
+    assert not stream.took(1001)
+    assert stream.took(1)
+    assert stream.watermark == 1001
+    assert len(stream.receipt_ranges()) == DECLARED_KEPT
