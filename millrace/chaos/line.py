@@ -73,14 +73,22 @@ class Line:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for reader in self._readers.values():
-            reader.close()
-        self._store.close()
-        self._settled.close()
+        self.let_go()
         for name in (*self.devices_of, "gateway", "sync", "cloud", "broker"):
             self.programs[name].stop()
         self.link.close()
         shutil.rmtree(self.papers.memory)
+
+    def let_go(self) -> None:
+        """Close the files that are read here; the next look opens them again.
+
+        To be done before this process copies one: its closing the copy's source would drop SQLite's locks on it.
+        """
+        for reader in self._readers.values():
+            reader.close()
+        self._store.close()
+        self._streams.close()
+        self._settled.close()
 
     # --- faults
 

@@ -10,14 +10,16 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from millrace import events, jsontext
-from millrace.chaos.line import Line
+from millrace.chaos.line import FLOW_TIMEOUT_S, Line
 from millrace.chaos.plan import GATEWAY
-from millrace.demo.stage import Program
+from millrace.demo.stage import Program, wait_until
+from millrace.outbox import Lane, Reader
+from millrace.tail import SpoolReader
 
 Key = tuple[str, str, int]
 """Origin, epoch, seq."""
@@ -58,6 +60,7 @@ class Misfortunes:
 
     def befall(self, kind: str) -> None:
         """Let the line run, then let it happen, and see the line run again."""
+        self._wait_for_files()
         self._line.wait_for_flow(self._chance.randint(1, FLOW))
         self.note_promises()
         self.kinds[kind]()
@@ -67,6 +70,7 @@ class Misfortunes:
 
     def back_up(self) -> None:
         """Copy a device's or the gateway's state as it is while the programs run, as an operator's script does."""
+        self._wait_for_files()
         for name in (*self._line.plan.names, "gateway"):
             if name in self._backups and self._chance.random() < 0.5:
                 continue
@@ -76,6 +80,10 @@ class Misfortunes:
             _copy(self._line.home / name, copy)
             self._backups[name] = copy
             self._start(name)
+
+    def _wait_for_files(self) -> None:
+        folders = [self._line.home / name for name in (*self._line.plan.names, "gateway")]
+        assert wait_until(lambda: all(folder.is_dir() for folder in folders), FLOW_TIMEOUT_S)
 
     # --- what happens
 
@@ -130,15 +138,15 @@ class Misfortunes:
     def note_promises(self) -> None:
         """Remember how far everyone has minted by now, of all epochs that there ever were."""
         for origin, epochs in self._line.minted().items():
-            known = self.promised.setdefault(origin, {})
-            for epoch, seq in epochs.items():
+            if epochs:  # of a former epoch a file may know no more than what was reserved
+                epoch, seq = list(epochs.items())[-1]
+                known = self.promised.setdefault(origin, {})
                 known[epoch] = max(seq, known.get(epoch, 0))
 
     def _note_destroyed(self, name: str) -> None:
         """Note every key that stands in a file which is about to go, and what a result in it speaks of."""
         self.note_promises()
-        database = "gateway.db" if name == "gateway" else "spool.db"
-        for body in _bodies(self._line.home / name / database):
+        for body in self._bodies(name):
             event = jsontext.parse(body)
             assert isinstance(event, dict)
             self.at_risk |= keys_of(event)
@@ -147,10 +155,23 @@ class Misfortunes:
         origin = f"gateway/{GATEWAY}" if name == "gateway" else f"device/{name}"
         self.gone_with_all |= {(origin, epoch) for epoch in self.promised[origin]}
 
+    def _bodies(self, name: str) -> Iterator[bytes]:
+        """Yield every row of a device's spool, the part in memory too, or of the gateway's database."""
+        folder = self._line.home / name
+        reader = Reader(folder / "gateway.db") if name == "gateway" else SpoolReader(folder / "spool.db")
+        for lane in Lane:
+            after = 0
+            while rows := reader.read(lane, after, 1000):
+                after = rows[-1].position
+                yield from (row.body for row in rows)
+        reader.close()
+        self._line.let_go()
+
     def _device(self) -> str:
         return self._chance.choice(self._line.plan.names)
 
     def _kill(self, name: str) -> None:
+        self._line.let_go()
         for each in ("gateway", "sync") if name == "gateway" else (name,):
             self._line.programs[each].kill()
 
@@ -222,13 +243,3 @@ def _named(finding: dict[str, Any]) -> int:
 
 def _captured(event: dict[str, Any]) -> bool:
     return f"/gateway/{GATEWAY}" not in event["source"] and event["type"] != events.LEDGER
-
-
-def _bodies(database: Path) -> list[bytes]:
-    if not database.exists():
-        return []
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
-        return [bytes(body) for (body,) in connection.execute("SELECT body FROM entry")]
-    finally:
-        connection.close()

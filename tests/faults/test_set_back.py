@@ -17,8 +17,8 @@ from faults.set_back import FLOW, Misfortunes, judge
 
 from bench.measures import Measure, equal
 from millrace.chaos.kills import chosen_seed
-from millrace.chaos.line import DRAIN_TIMEOUT_S, FLOW_TIMEOUT_S, Line
-from millrace.chaos.plan import Plan
+from millrace.chaos.line import DRAIN_TIMEOUT_S, Line
+from millrace.chaos.plan import Durability, Plan
 from millrace.demo.stage import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -26,20 +26,20 @@ BACKUP_EVERY = 5
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another machine's id needs root")
+@pytest.mark.parametrize("durability", ["power", "process"])
 def test_nothing_is_lost_in_silence_or_doubled_when_files_and_machines_are_set_back(
-    tmp_path: Path, measures: list[Measure]
+    tmp_path: Path, durability: Durability, measures: list[Measure]
 ) -> None:
     seed, times = chosen_seed(), int(os.environ.get("MILLRACE_SET_BACKS", "2"))
     sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_SET_BACKS={times}\n")
     chance, begun_s = random.Random(seed), time.monotonic()
-    with Line(tmp_path, Plan()) as line:
+    with Line(tmp_path, Plan(durability=durability)) as line:
         misfortunes = Misfortunes(line, chance)
         schedule = [kind for kind in misfortunes.kinds for _ in range(times)]
         chance.shuffle(schedule)
         for number, kind in enumerate(schedule):
             if number % BACKUP_EVERY == 0:
                 line.wait_for_flow(FLOW)
-                assert wait_until(lambda: all((tmp_path / name).is_dir() for name in line.plan.names), FLOW_TIMEOUT_S)
                 misfortunes.back_up()
             misfortunes.befall(kind)
         line.hush()
@@ -50,10 +50,10 @@ def test_nothing_is_lost_in_silence_or_doubled_when_files_and_machines_are_set_b
             complaints.append(f"not drained: {line.waiting()}\n{line.last_words()}")
     promised = sum(seq for epochs in misfortunes.promised.values() for seq in epochs.values())
     measures += [
-        equal(f"{len(schedule)} set-backs, seed {seed}: complaints of the account", len(complaints), 0),
+        equal(f"{len(schedule)} set-backs, {durability}, seed {seed}: complaints of the account", len(complaints), 0),
     ]
     outcome = "failed" if complaints else "ok"
-    record(Run("set back", seed, times, outcome, time.monotonic() - begun_s, promised=promised))
+    record(Run("set back", seed, times, outcome, time.monotonic() - begun_s, promised=promised, variant=durability))
     for complaint in complaints:
         sys.stdout.write(f"{complaint}\n")
     assert not complaints
