@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check faults bench e2e docs wheel clean
+.PHONY: help install demo test check faults claims bench e2e docs wheel clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: $(VENV)/.dev ## Formatting, lint and types
 faults: $(VENV)/.dev mosquitto ## Kill every process many times over and count what is lost (minutes); build/faults.json
 	@mkdir -p build
 	@$(BIN)/python -m pytest -m faults tests/faults -p no:cacheprovider
+
+claims: $(VENV)/.dev mosquitto ## Run each campaign at its full size (hours; ONLY="crash points" for one); docs/fault-runs.jsonl
+	@PYTHONPATH=tests $(BIN)/python -m faults.claims $(if $(ONLY),"$(ONLY)")
 
 bench: $(VENV)/.dev mosquitto ## Measure against the limits of this machine (minutes); build/bench.json
 	@mkdir -p build

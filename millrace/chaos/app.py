@@ -26,7 +26,11 @@ from millrace.demo.stage import BrokerKind, StageFailed
 
 @click.command("chaos")
 @click.option(
-    "--minutes", type=click.FloatRange(0.1, 7 * 24 * 60), default=5.0, show_default=True, help="How long faults happen."
+    "--minutes",
+    type=click.FloatRange(0.01, 7 * 24 * 60),
+    default=5.0,
+    show_default=True,
+    help="How long faults happen.",
 )
 @click.option(
     "--broker",
@@ -37,10 +41,11 @@ from millrace.demo.stage import BrokerKind, StageFailed
 )
 @click.option(
     "--durability",
-    type=click.Choice(["power", "process"]),
-    default="power",
+    type=click.Choice(["shipped", "power", "process"]),
+    default="shipped",
     show_default=True,
-    help="Where the devices keep what has no receipt yet: on the disk, or in memory that outlives the program.",
+    help="Where the devices keep what has no receipt yet. power: on the disk; process: in memory that outlives the "
+    "program; shipped: frames in memory and readings on the disk, as devices do it unless told otherwise.",
 )
 @click.option("--seed", type=click.IntRange(min=1), help="Choose the same faults again; without it by chance.")
 @click.option(

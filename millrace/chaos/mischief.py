@@ -50,10 +50,13 @@ class Mischief:
     faults: list[Fault] = field(default_factory=list)
 
     def go_on_for(self, seconds: float, kinds: Sequence[Kind] = tuple(WEIGHTS)) -> None:
-        """Do one fault of these kinds after another. StageFailed if the line does not come back by itself."""
-        end_s = time.monotonic() + seconds
+        """Do one fault of these kinds after another, at least one, from when the line runs.
+
+        StageFailed if it does not come back by itself.
+        """
         self.line.wait_for_flow(1)
-        while time.monotonic() < end_s:
+        end_s, before = time.monotonic() + seconds, len(self.faults)
+        while time.monotonic() < end_s or len(self.faults) == before:
             kind = self.chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
             what = self._do(kind)
             alone = self.chance.random() >= IN_A_ROW_RATIO

@@ -22,7 +22,8 @@ VIEWER = "witness"
 CAMERA_CHANNEL, SENSOR_CHANNEL = "top", "force"
 TABLE_ROWS = 1000
 MEMORY = "/dev/shm"  # noqa: S108  (a folder of our own is made there)
-Durability = Literal["power", "process"]
+Durability = Literal["shipped", "power", "process"]
+"""As devices are shipped: frames in memory, readings on disk; or all on disk; or all in memory."""
 KEEPALIVE_S = 5  # so a broker that hangs is noticed after 7.5 s
 STORE_BYTES = 1 << 30
 RETENTION_S = 5.0  # short, so that what is settled goes while faults happen
@@ -36,7 +37,7 @@ class Plan:
     """
 
     broker: BrokerKind = "embedded"
-    durability: Durability = "power"
+    durability: Durability = "shipped"
     devices: int = 2
     readings_per_s: float = 100.0
     frames_per_s: float = 10.0
@@ -111,6 +112,8 @@ class Papers:
             "seed": seed,
         }
         sensor = {"kind": "readings", "path": "press.csv", "loop": True, "speed": self._plan.readings_per_s / each}
+        chosen = self._plan.durability
+        durability = {} if chosen == "shipped" else {"durability": {"frame": chosen, "reading": chosen}}
         self._write(
             device,
             {
@@ -119,7 +122,7 @@ class Papers:
                 "state_dir": device,
                 "spool": {
                     "min_free_bytes": self._plan.min_free_bytes,
-                    "durability": {"frame": self._plan.durability, "reading": self._plan.durability},
+                    **durability,
                     "ram_dir": str(self.memory / device),
                 },
                 "publish": {"resend_after_s": 1.0, "resend_max_s": 4.0},

@@ -43,7 +43,7 @@ def test_nothing_is_lost_or_doubled_when_a_program_dies_between_two_steps_of_the
 
 
 def test_chaos_says_what_was_promised_and_lost_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "millrace", "chaos", "--minutes", "0.1", "--seed", "11", "--json", "--dir"]
+    command = [sys.executable, "-m", "millrace", "chaos", "--minutes", "0.01", "--seed", "11", "--json", "--dir"]
     done = subprocess.run([*command, tmp_path], capture_output=True, text=True)
     verdict = json.loads(done.stdout)
     assert done.returncode == 0, verdict

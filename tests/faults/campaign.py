@@ -1,4 +1,7 @@
-"""What every campaign ends in: its measures in the table, its line in docs/fault-runs.jsonl, and then the assertion."""
+"""What every campaign ends in: its measures in the table, the assertion, and then its line in docs/fault-runs.jsonl.
+
+The line is written when its test has ended: one that failed, in whatever way, says so.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from faults.record import Run, record
 
@@ -33,9 +36,11 @@ class Campaign:
     seed: int = field(default_factory=chosen_seed)
     recoveries_s: list[float] = field(default_factory=list)
     _begun_s: float = field(default_factory=time.monotonic)
+    _run: Run | None = None
 
     def __post_init__(self) -> None:
         sys.stdout.write(f"{self.title}: MILLRACE_SEED={self.seed}\n")
+        _under_way.append(self)
 
     @property
     def title(self) -> str:
@@ -60,23 +65,48 @@ class Campaign:
         ]
         if p99_s is not None:
             self.measures.append(at_most(f"{name}: s from a fault to the next answer in the cloud, p99", p99_s, 60.0))
-        record(
-            Run(
-                fault=self.fault,
-                seed=self.seed,
-                runs=self.runs,
-                outcome="failed" if wrong else "ok",
-                seconds=round(time.monotonic() - self._begun_s, 1),
-                variant=self.variant,
-                promised=account.promised,
-                lost=account.missing,
-                duplicated=account.doubled,
-                out_of_order=account.out_of_order,
-                recovery_p99_s=p99_s,
-                note=self.note,
-            )
-        )
+        self.count(account.promised, account.missing, account.doubled, account.out_of_order, p99_s)
         assert not wrong, f"seed {self.seed}: {outcome.story}; {wrong}"
+
+    def count(
+        self,
+        promised: int,
+        lost: int = 0,
+        duplicated: int = 0,
+        out_of_order: int = 0,
+        recovery_p99_s: float | None = None,
+    ) -> None:
+        """Note what it came to; without this it came to nothing, and failed."""
+        seconds = round(time.monotonic() - self._begun_s, 1)
+        self._run = replace(
+            self._broken_off(),
+            outcome="ok",
+            seconds=seconds,
+            promised=promised,
+            lost=lost,
+            duplicated=duplicated,
+            out_of_order=out_of_order,
+            recovery_p99_s=recovery_p99_s,
+        )
+
+    def run(self, *, failed: bool) -> Run:
+        """Return its line, when its test has ended like this."""
+        return self._broken_off() if self._run is None else replace(self._run, outcome="failed" if failed else "ok")
+
+    def _broken_off(self) -> Run:
+        seconds = round(time.monotonic() - self._begun_s, 1)
+        return Run(self.fault, self.seed, self.runs, "failed", seconds, self.variant, note=self.note)
+
+
+_under_way: list[Campaign] = []
+
+
+def record_what_ran(*, failed: bool, skipped: bool) -> None:
+    """Write the lines of a test's campaigns, when it has ended like this; one that was skipped ran none."""
+    while _under_way:
+        campaign = _under_way.pop(0)
+        if not skipped:
+            record(campaign.run(failed=failed))
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float | None:

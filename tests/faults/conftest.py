@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from faults.campaign import record_what_ran
 
 from bench.measures import Measure, report
 
@@ -30,6 +32,14 @@ def quick_path() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="millrace-", dir=memory if memory.is_dir() else None))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        record_what_ran(failed=report.failed, skipped=report.skipped)
+    return report
 
 
 @pytest.hookimpl(wrapper=True)

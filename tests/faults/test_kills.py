@@ -6,6 +6,7 @@ MILLRACE_KILLS sets the number of random kills, MILLRACE_SEED repeats a run's ch
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from faults.campaign import Campaign, sized
@@ -34,18 +35,18 @@ def test_nothing_is_lost_or_doubled_when_each_process_is_killed_in_turn_and_all_
     tmp_path: Path, broker: BrokerKind, measures: list[Measure]
 ) -> None:
     with Line(tmp_path, Plan(broker)) as line:
-        campaign = Campaign(measures, "kills", broker, 2 * len(line.programs), "in turn, then all at once")
+        campaign = Campaign(measures, "kills", f"{broker}, shipped", 2 * len(line.programs), "in turn, all at once")
         kill_each_in_turn(line, tuple(line.programs))
         line.kill(*line.programs)  # the mains go off
         campaign.end(reckon(line))
     assert len(line.kills) == campaign.runs
 
 
-@pytest.mark.parametrize("durability", ["power", "process"])
+@pytest.mark.parametrize("durability", get_args(Durability))
 def test_nothing_is_lost_or_doubled_by_kills_at_random(
     tmp_path: Path, broker: BrokerKind, durability: Durability, measures: list[Measure]
 ) -> None:
-    campaign = Campaign(measures, "kills", broker, sized("MILLRACE_KILLS", 40), f"at random, {durability}")
+    campaign = Campaign(measures, "kills", f"{broker}, {durability}", sized("MILLRACE_KILLS", 15), "at random")
     with Line(tmp_path, Plan(broker, durability)) as line:
         kill_at_random(line, campaign.seed, campaign.runs)
         campaign.end(reckon(line))

@@ -5,20 +5,18 @@ MILLRACE_CUTS sets how many cuts are tried, MILLRACE_SEED repeats a run's choice
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from faults import spool_writer, store_writer
+from faults.campaign import Campaign, sized
 from faults.gateway_run import record_gateway
 from faults.powercut import cuts
-from faults.record import Run, record
 from faults.systemcalls import Recording
 from faults.systemcalls import record as recording_of
 from integration.brokers import Address
@@ -92,13 +90,13 @@ def test_the_simulator_finds_what_is_lost_without_a_sync(quick_path: Path, broke
 def test_no_cut_of_a_long_campaign_loses_what_was_promised(
     quick_path: Path, writer: str, measures: list[Measure]
 ) -> None:
-    seed, count = chosen_seed(), chosen_cuts()
-    begun_s, found = time.monotonic(), Found()
+    campaign = Campaign(measures, "power cuts", writer, chosen_cuts())
+    seed, count, found = campaign.seed, campaign.runs, Found()
     for number, first in enumerate(range(0, count, CUTS_OF_A_RECORDING)):
         home, its_seed = quick_path / f"{number}", seed + number
         recording = recorded(home, writer, its_seed, TURNS)
         found += judged(recording, WRITERS[writer], its_seed, min(CUTS_OF_A_RECORDING, count - first), home / "cuts")
-    tell(measures, writer, seed, count, found, time.monotonic() - begun_s)
+    tell(campaign, found)
 
 
 @pytest.mark.faults
@@ -107,27 +105,25 @@ def test_no_cut_of_a_long_campaign_loses_what_was_promised(
 def test_no_cut_of_the_running_gateway_loses_what_it_gave_a_receipt_for(
     quick_path: Path, mosquitto: Mosquitto, measures: list[Measure]
 ) -> None:
-    seed, count = chosen_seed(), chosen_cuts()
-    begun_s = time.monotonic()
+    campaign = Campaign(measures, "power cuts", "gateway", chosen_cuts())
+    seed, count = campaign.seed, campaign.runs
     recording = record_gateway(quick_path / "run", Address(mosquitto.host, mosquitto.port), seed, GATEWAY_EVENTS)
     found = judged(recording, store_writer.complaints, seed, count, quick_path / "cuts")
-    tell(measures, "running gateway", seed, count, found, time.monotonic() - begun_s)
+    tell(campaign, found)
 
 
 def chosen_cuts() -> int:
     """Return a third of MILLRACE_CUTS: each of three programs has its share."""
-    return int(os.environ.get("MILLRACE_CUTS", "600")) // 3
+    return sized("MILLRACE_CUTS", 600) // 3
 
 
-def tell(measures: list[Measure], program: str, seed: int, count: int, found: Found, seconds: float) -> None:
-    """Add the measures, record the run, and fail if a cut found anything."""
-    sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_CUTS={3 * count}\n")
+def tell(campaign: Campaign, found: Found) -> None:
+    """Add the measures, and fail if a cut found anything."""
+    program, seed, count = campaign.variant, campaign.seed, campaign.runs
     lost = sum("lost" in complaint for complaint in found.complaints)
-    measures += [
+    campaign.measures += [
         equal(f"{count} power cuts, {program}, seed {seed}: lost of {found.promised} promised", lost, 0),
         equal(f"{count} power cuts, {program}, seed {seed}: complaints", len(found.complaints), 0),
     ]
-    outcome = "failed" if found.complaints else "ok"
-    run = Run("power cuts", seed, count, outcome, seconds, promised=found.promised, lost=lost, note=program)
-    record(run)
+    campaign.count(found.promised, lost)
     assert found.complaints[:20] == []

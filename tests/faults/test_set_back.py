@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 import random
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from faults.record import Run, record
+from faults.campaign import Campaign, sized
 from faults.set_back import FLOW, Misfortunes, judge
 
 from bench.measures import Measure, equal
-from millrace.chaos.kills import chosen_seed
 from millrace.chaos.line import DRAIN_TIMEOUT_S, Line
 from millrace.chaos.plan import Durability, Plan
 from millrace.demo.stage import wait_until
@@ -30,9 +28,9 @@ BACKUP_EVERY = 5
 def test_nothing_is_lost_in_silence_or_doubled_when_files_and_machines_are_set_back(
     tmp_path: Path, durability: Durability, measures: list[Measure]
 ) -> None:
-    seed, times = chosen_seed(), int(os.environ.get("MILLRACE_SET_BACKS", "2"))
-    sys.stdout.write(f"MILLRACE_SEED={seed} MILLRACE_SET_BACKS={times}\n")
-    chance, begun_s = random.Random(seed), time.monotonic()
+    campaign = Campaign(measures, "set back", durability, sized("MILLRACE_SET_BACKS", 1))
+    seed, times = campaign.seed, campaign.runs
+    chance = random.Random(seed)
     with Line(tmp_path, Plan(durability=durability)) as line:
         misfortunes = Misfortunes(line, chance)
         schedule = [kind for kind in misfortunes.kinds for _ in range(times)]
@@ -52,8 +50,7 @@ def test_nothing_is_lost_in_silence_or_doubled_when_files_and_machines_are_set_b
     measures += [
         equal(f"{len(schedule)} set-backs, {durability}, seed {seed}: complaints of the account", len(complaints), 0),
     ]
-    outcome = "failed" if complaints else "ok"
-    record(Run("set back", seed, times, outcome, time.monotonic() - begun_s, promised=promised, variant=durability))
+    campaign.count(promised)
     for complaint in complaints:
         sys.stdout.write(f"{complaint}\n")
     assert not complaints

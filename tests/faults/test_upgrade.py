@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from faults.campaign import Campaign
 
 from bench.measures import Measure, equal
 from millrace import events
@@ -207,6 +209,7 @@ def drain(site: Site, tree: Path) -> None:
 def test_a_backlog_of_version_0_1_0_is_carried_over_and_an_older_program_refuses_what_is_newer(
     site: Site, old_tree: Path, measures: list[Measure]
 ) -> None:
+    campaign = Campaign(measures, "versions", "", 1)
     site.start(ROOT, "broker")
     make_backlogs(site, old_tree)
     drain(site, ROOT)
@@ -234,6 +237,8 @@ def test_a_backlog_of_version_0_1_0_is_carried_over_and_an_older_program_refuses
             0,
         ),
     ]
+    lost, doubled = len(set(promised) - set(held)), len(held) - len(set(held))
+    campaign.count(len(promised), lost, doubled, sum(later < earlier for earlier, later in pairwise(held)))
     assert held == promised
     assert (audit["totals"]["missing"], audit["totals"]["conflicts"], audit["totals"]["unproven"]) == (0, 0, 0)
     assert refused == set(DATABASES), refusals
