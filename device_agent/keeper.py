@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Keeper:
         self._sender = Sender(publish.window_bytes, publish.resend_after_s, publish.resend_max_s)
         self._stop = threading.Event()
         self._status_topic = topics.topic(settings.prefix, topics.Kind.DEVICE_STATUS, settings.device)
+        self.session = secrets.token_hex(4)
         self._said: tuple[str, ...] = ()
         self._said_s = float("-inf")
         self._heard = mending.Heard()
@@ -251,6 +253,7 @@ class Keeper:
         return jsontext.dump(
             {
                 "state": state,
+                "session": self.session,
                 "version": __version__,
                 "mqtt": self._connection.protocol,
                 "epoch": self._spool.epoch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -66,9 +67,26 @@ class DeviceStatus:
     """Its boot, and how that one's uptime stands to ours."""
     held_epochs: frozenset[str] | None = None
     """Of which of its epochs it holds events; None where it does not say, or said it long ago."""
+    session: str | None = None
+    """Which run of the agent says so; None where it does not say, or said it long ago."""
+    said_ns: int | None = None
+    """At which uptime of its own it said so."""
+    ended: bool = False
+    """It says that an agent has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """What a gateway said of itself, we or another; `session` is None unless it is online."""
+
+    gateway: str
+    session: str | None
+    said_ns: int
+    """At which uptime of its own it said so."""
 
 
 CLAIM_WITHIN_BYTES = 128 << 10
+SESSION = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 
 
 def claims_key(payload: bytes, properties: tuple[tuple[str, str], ...]) -> bool:
@@ -83,14 +101,19 @@ def admit(
     properties: tuple[tuple[str, str], ...],
     now: clock.Instant,
     redelivered: bool,
-) -> list[Arrived] | DeviceStatus:
-    """Return the events of one delivery (SenML may hold several), or a device's status.
+) -> list[Arrived] | DeviceStatus | GatewayStatus:
+    """Return the events of one delivery (SenML may hold several), or a device's or gateway's status.
 
     Errors: topics.BadTopic (refuse the name), MalformedEvent (quarantine; `key` where it could be read and fits).
     """
     topic = topics.parse(prefix, topic_text)
     if topic.kind is topics.Kind.DEVICE_STATUS:
         return _status(topic.owner, payload, now)
+    if topic.kind is topics.Kind.GATEWAY_STATUS:
+        value = _said(payload) if payload else {}
+        online = value.get("state") == "online"
+        session = _name(value.get("session")) if online else None
+        return GatewayStatus(topic.owner, session, mending.uptime(value.get("uptimens")) or 0)
     type_ = events.TYPE_OF_KIND.get(topic.kind)
     if type_ is None:
         raise topics.BadTopic(topic_text, "a gateway does not take this kind")
@@ -175,12 +198,7 @@ def _digest(event: events.Event) -> str:
 def _status(device: str, payload: bytes, now: clock.Instant) -> DeviceStatus:
     if not payload:  # somebody took a retained status back
         return DeviceStatus(device, online=False, epoch=None, minted=0)
-    try:
-        value = jsontext.parse(payload, 65536)
-    except jsontext.BadJson as error:
-        raise MalformedEvent(f"status: {error}") from None
-    if not isinstance(value, dict):
-        raise MalformedEvent("status: must be a JSON object")
+    value = _said(payload)
     epoch, minted = value.get("epoch"), value.get("minted")
     known = isinstance(epoch, str) and events.EPOCH.match(epoch) is not None
     return DeviceStatus(
@@ -192,7 +210,24 @@ def _status(device: str, payload: bytes, now: clock.Instant) -> DeviceStatus:
         else 0,
         met=mending.met(value, now.boot_id, now.uptime_ns),
         held_epochs=_held_epochs(value.get("held_epochs")),
+        session=_name(value.get("session")),
+        said_ns=mending.uptime(value.get("uptimens")),
+        ended=value.get("state") in ("offline", "lost"),
     )
+
+
+def _said(payload: bytes) -> dict[str, Any]:
+    try:
+        value = jsontext.parse(payload, 65536)
+    except jsontext.BadJson as error:
+        raise MalformedEvent(f"status: {error}") from None
+    if not isinstance(value, dict):
+        raise MalformedEvent("status: must be a JSON object")
+    return value
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) and SESSION.match(value) else None
 
 
 def _held_epochs(value: object) -> frozenset[str] | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from pathlib import Path
 
 import click
 
 from edge_gateway.commit import Committer
+from edge_gateway.company import Gateways, Twins
 from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
@@ -35,6 +37,7 @@ TAKEN = (
     topics.Kind.WAVEFORM,
     topics.Kind.DEVICE_LEDGER,
     topics.Kind.DEVICE_STATUS,
+    topics.Kind.GATEWAY_STATUS,
 )
 
 
@@ -66,10 +69,21 @@ def serve(settings: GatewaySettings) -> None:
     turns = Turns(settings, register.admits, sheds, metrics, time)
     connection = _connection(settings, turns)
     intake = Intake(settings, turns, line, workers, time)
-    committer = Committer(settings, store, metrics, time, register=register, shares=turns.shares, sheds=sheds)
+    gateways, twins = Gateways(settings.gateway, secrets.token_hex(4)), Twins()
+    committer = Committer(
+        settings,
+        store,
+        metrics,
+        time,
+        register=register,
+        shares=turns.shares,
+        sheds=sheds,
+        twins=twins,
+        gateways=gateways,
+    )
     writer = Writer(settings, line, store, committer, connection, metrics, time)
     uplink = Uplink(settings)
-    herald = Herald(settings, connection, intake, store, models, uplink, time)
+    herald = Herald(settings, connection, intake, store, models, uplink, time, gateways, twins)
     # The herald stands last so that it is interrupted first: its farewell needs the connection.
     actors = [
         Actor("mqtt", connection.run, connection.interrupt),

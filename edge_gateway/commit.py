@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome
+from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome
+from edge_gateway.company import Gateways, Twins
 from edge_gateway.metrics import Metrics
 from edge_gateway.register import Crowded, Register
 from edge_gateway.relearn import relearn, unproven
@@ -32,8 +33,9 @@ log = logging.getLogger(__name__)
 
 RECENT_DIGESTS = 32
 ALARM_EVERY_S = 60.0
+TWINS_ALARM_EVERY_S = 3600.0
 KEEP_RESULT_DROP_FRAME = "keep_result_drop_frame: the store is above store.high_water_ratio"
-Finished = Arrived | Malformed | DeviceStatus
+Finished = Arrived | Malformed | DeviceStatus | GatewayStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,14 @@ class Committer:
         register: Register | None = None,
         shares: Shares[Any] | None = None,
         sheds: Sheds | None = None,
+        twins: Twins | None = None,
+        gateways: Gateways | None = None,
     ) -> None:
         """`shares` says how much each device may have under way, all of it by default."""
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
         self._register = register or Register(store, settings.limits)
         self._shares, self._sheds = shares, sheds or Sheds()
+        self._twins, self._gateways = twins or Twins(), gateways or Gateways(settings.gateway, "")
         self._source = topics.gateway_source(settings.prefix, settings.gateway)
         self._alarmed_s: dict[tuple[str, str], float] = {}
         self._withheld: set[tuple[str, str]] = set()
@@ -171,6 +176,9 @@ class Committer:
         if isinstance(item, Malformed):
             self._quarantine(item, work)
             return
+        if isinstance(item, GatewayStatus):
+            self._hear_gateway(item, work)
+            return
         try:
             if isinstance(item, DeviceStatus):
                 self._greet(item, work)
@@ -201,6 +209,7 @@ class Committer:
             boot_id, tie = status.met
             ours = (f"gateway/{self._settings.gateway}", self._clock.now().boot_id)
             self._store.note_sighting(Sighting((f"device/{status.device}", boot_id), ours, tie))
+        self._tell_apart(status, work)
         if status.epoch is None:
             return
         if status.minted:
@@ -209,12 +218,41 @@ class Committer:
         if status.online:
             work.owed[status.device, status.epoch] = self._store.stream(status.device, status.epoch)
         if status.online and status.held_epochs is not None:
-            self._close_epochs(status.device, status.held_epochs | {status.epoch, self._store.outbox.epoch}, work)
+            self._close_epochs(status, status.held_epochs | {status.epoch, self._store.outbox.epoch}, work)
 
-    def _close_epochs(self, device: str, alive: frozenset[str], work: _Work) -> None:
-        """Declare what is owed of epochs that a device has left and holds nothing of: it cannot come any more."""
+    def _tell_apart(self, status: DeviceStatus, work: _Work) -> None:
+        """Say it when two agents run under one name."""
+        device, now_s = status.device, self._clock.uptime_s()
+        if status.ended:
+            self._twins.ended(device)
+        if not status.online or None in (status.session, status.epoch, status.said_ns):
+            return
+        self._twins.heard(device, str(status.session), str(status.epoch), status.said_ns or 0, now_s)
+        twins = self._twins.of(device, now_s)
+        if twins:
+            both = " and ".join(f"session {session} (epoch {epoch})" for session, epoch in twins.items())
+            text = f"two agents run as {device}: {both}; nothing is lost; stop one, or give it another name (device:)"
+            self._alarm("two_agents", device, text, work, TWINS_ALARM_EVERY_S)
+
+    def _hear_gateway(self, status: GatewayStatus, work: _Work) -> None:
+        now_s, name = self._clock.uptime_s(), status.gateway
+        if self._gateways.heard(name, status.session, status.said_ns, now_s):
+            log.warning("gateway_beside gateway=%s: both store and answer all that devices send", name)
+        namesake = self._gateways.namesake(now_s)
+        if namesake and name == self._gateways.name:
+            text = (
+                f"another gateway under this name: session {namesake} speaks as {name} beside {self._gateways.session};"
+                " nothing is lost; stop one, or give it another name (gateway:)"
+            )
+            self._alarm("another_gateway", name, text, work, TWINS_ALARM_EVERY_S)
+
+    def _close_epochs(self, status: DeviceStatus, held: frozenset[str], work: _Work) -> None:
+        """Declare what is owed of epochs that a device has left and holds nothing of: it should not come any more."""
+        device = status.device
         for stream in self._store.epochs_of(device):
-            if stream.epoch in alive:
+            if stream.epoch in held or self._twins.may_live(
+                device, stream.epoch, status.session, self._clock.uptime_s()
+            ):
                 continue
             for first, last in stream.gaps_below(self._store.minted_of(stream) + 1):
                 work.declare(device, stream.epoch, first, last, "unproven", "the device holds nothing of this epoch")
@@ -431,10 +469,10 @@ class Committer:
             work.declare(device, epoch, first, first + count - 1, "shed", reason)
         return counts
 
-    def _alarm(self, name: str, device: str, text: str, work: _Work) -> None:
+    def _alarm(self, name: str, device: str, text: str, work: _Work, every_s: float = ALARM_EVERY_S) -> None:
         now_s, which = self._clock.uptime_s(), (name, device if self._store.epochs_of(device) else "")
         said_s = work.alarmed_s.get(which, self._alarmed_s.get(which, float("-inf")))
-        if now_s - said_s < ALARM_EVERY_S:
+        if now_s - said_s < every_s:
             return
         log.error("alarm name=%s device=%s text=%r", name, device, text)
         work.alarmed_s[which] = now_s

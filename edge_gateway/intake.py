@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from edge_gateway.admission import Arrived, DeviceStatus, Malformed, admit
+from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, admit
 from edge_gateway.pipeline import Item, Line, Workers
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.turns import HTTP_DEVICE, Asked, Heard, Turns
@@ -75,7 +75,9 @@ class Intake:
             return [Item(bad, delivery.ack)]
         if isinstance(found, DeviceStatus):
             if delivery.retain:  # it was said long ago
-                found = replace(found, held_epochs=None)
+                found = replace(found, held_epochs=None, session=None, ended=False)
+            return [Item(found, delivery.ack)]
+        if isinstance(found, GatewayStatus):
             return [Item(found, delivery.ack)]
         if len(delivery.payload) > limit:
             reason = f"{len(delivery.payload)} bytes; at most {limit} are taken (max_payload_bytes)"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 from typing import Any
 
 from edge_gateway.bundle import Bundle
+from edge_gateway.company import Gateways, Twins
 from edge_gateway.intake import Intake
 from edge_gateway.models import Models
 from edge_gateway.settings import GatewaySettings
@@ -35,10 +35,12 @@ class Herald:
         models: Models,
         uplink: Uplink,
         time: clock.Clock,
+        gateways: Gateways,
+        twins: Twins,
     ) -> None:
         self._settings, self._connection, self._intake = settings, connection, intake
         self._store, self._models, self._uplink, self._clock = store, models, uplink, time
-        self.session = secrets.token_hex(4)
+        self._gateways, self._twins = gateways, twins
         self._stop = threading.Event()
         self._topic = topics.topic(settings.prefix, topics.Kind.GATEWAY_STATUS, settings.gateway)
 
@@ -76,7 +78,7 @@ class Herald:
         now = self._clock.now()
         return {
             "state": "online",
-            "session": self.session,
+            "session": self._gateways.session,
             "version": __version__,
             "mqtt": self._connection.protocol,
             "connected": self._connection.connected,
@@ -92,6 +94,12 @@ class Herald:
                 {"device": device, "turned_away": count}
                 for device, count in list(self._intake.turns.turned_away().items())[:SHOWN]
             ],
+            "two_agents": [
+                {"device": device, "sessions": list(both)}
+                for device, both in list(self._twins.seen(self._clock.uptime_s()).items())[:SHOWN]
+            ],
+            "others": self._gateways.others()[:SHOWN],
+            "namesake": self._gateways.namesake(self._clock.uptime_s()),
             "refused": [
                 {"topic": topic, "try": nearest} for topic, nearest in list(self._intake.turns.refused.items())
             ],

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 REFUSED_SHOWN = 10
 SAY_EVERY_S = 10.0
+OTHERS_AT_MOST = 256
 HTTP_DEVICE = "http"
 OVER_SHARE = "more than the device's share; it keeps nothing"
 
@@ -91,7 +92,7 @@ class Turns(Inbox):
                 self._changed.notify()
 
     def get(self, timeout_s: float) -> object | None:
-        """Return what is next: news of the connection, else a Heard or Asked of the device whose turn it is."""
+        """Return what is next: news of the connection or a gateway, else of the device whose turn it is."""
         with self._changed:
             if not self._others and not self.shares.waiting_bytes:
                 self._changed.wait(timeout_s)
@@ -119,6 +120,9 @@ class Turns(Inbox):
             self.refuse(error)
             delivery.ack()
             return
+        if topic.kind is topics.Kind.GATEWAY_STATUS:
+            self._hear_gateway(Heard(topic, delivery))
+            return
         if delivery.retain and topic.kind is not topics.Kind.DEVICE_STATUS:
             delivery.ack()  # data is never retained; a broker's leftovers are not news
             return
@@ -127,6 +131,14 @@ class Turns(Inbox):
             delivery.ack()
             return
         self._queue(topic.owner, Heard(topic, delivery), delivery.size_bytes)
+
+    def _hear_gateway(self, heard: Heard) -> None:
+        with self._changed:
+            if len(self._others) < OTHERS_AT_MOST:
+                self._others.append(heard)
+                self._changed.notify()
+                return
+        heard.delivery.ack()
 
     def _queue(self, device: str, waiting: Waiting, size_bytes: int) -> None:
         with self._changed:

@@ -173,6 +173,8 @@ class Connection:
 
     def _hint(self, stood_s: float) -> str:
         """Return what a person may look at when connections do not last."""
+        if "taken over" in self._reason.lower():  # MQTT 5 tells
+            return f" another program connected as {self._client_id!r}: stop one of the two, or give it another name"
         if stood_s >= STEADY_S or self._settings.username is None:
             return ""
         return f" check: does another program use the account {self._settings.username!r}, or is a topic denied to it?"

@@ -196,7 +196,7 @@ def test_a_name_that_is_refused_comes_with_the_nearest_good_one(topic: str) -> N
     assert caught.value.nearest in ("millrace/device/cam-7/frame/top", "millrace/device/cam-1/frame/a-b")
 
 
-@pytest.mark.parametrize("topic", ["millrace/device/cam-1/result/top", "millrace/gateway/g1/status", "else/where"])
+@pytest.mark.parametrize("topic", ["millrace/device/cam-1/result/top", "millrace/gateway/g1/model", "else/where"])
 def test_a_gateway_does_not_take_what_is_not_for_it(topic: str) -> None:
     with pytest.raises(topics.BadTopic):
         admit("millrace", topic, JPEG, (), NOW, redelivered=False)
@@ -206,7 +206,7 @@ def test_a_gateway_does_not_take_what_is_not_for_it(topic: str) -> None:
     ("said", "heard"),
     [
         ({"state": "online", "epoch": EPOCH, "minted": 9}, DeviceStatus("cam-1", True, EPOCH, 9)),
-        ({"state": "lost"}, DeviceStatus("cam-1", False, None, 0)),
+        ({"state": "lost"}, DeviceStatus("cam-1", False, None, 0, ended=True)),
         ({"state": "online", "epoch": "../../x", "minted": -1}, DeviceStatus("cam-1", True, None, 0)),
         ({"state": "online", "epoch": 5, "minted": True}, DeviceStatus("cam-1", True, None, 0)),
         # What no id can spell would be refused by the cloud, and the whole uplink with it.

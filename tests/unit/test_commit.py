@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_gateway.admission import Arrived, DeviceStatus, Malformed, Outcome, admit
+from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome, admit
 from edge_gateway.commit import ALARM_EVERY_S, Committed, Committer, Finished, NotAnswered
 from edge_gateway.metrics import Metrics
 from edge_gateway.pipeline import Item, Line, Writer
@@ -237,6 +237,40 @@ def test_what_is_owed_of_an_epoch_that_a_device_has_left_and_holds_nothing_of_is
     for _ in range(2):
         gateway.take(replace(gone, held_epochs=frozenset({"zzzzzzzz"})))
         assert gateway.ledger() == [(EPOCH, 2, 3, "unproven"), (EPOCH, 5, 9, "unproven")]
+
+
+def said_by(session: str, epoch: str, said_ns: int, **more: Any) -> DeviceStatus:
+    """Return a live status of one agent of cam-1."""
+    held = frozenset({epoch})
+    return DeviceStatus("cam-1", True, epoch, 9, held_epochs=held, session=session, said_ns=said_ns, **more)
+
+
+def test_two_agents_of_one_name_are_an_alarm_and_neither_closes_the_others_epoch(gateway: Gateway) -> None:
+    gateway.take(said_by("a", EPOCH, 10), reading(1), said_by("b", "zzzzzzzz", 500), said_by("a", EPOCH, 40))
+    (alarm,) = gateway.said(events.ALARM)
+    assert (alarm["alarm"], alarm["device"]) == ("two_agents", "cam-1")
+    assert f"session a (epoch {EPOCH}) and session b (epoch zzzzzzzz)" in alarm["text"]
+    gateway.clock.seconds += 600
+    gateway.take(said_by("b", "zzzzzzzz", 900))
+    assert gateway.ledger() == []
+    assert len(gateway.said(events.ALARM)) == 1
+
+
+def test_the_epoch_of_an_agent_that_was_heard_of_late_and_did_not_end_is_left_open(gateway: Gateway) -> None:
+    gateway.take(said_by("a", EPOCH, 10), reading(1), said_by("b", "zzzzzzzz", 500))
+    assert gateway.ledger() == []
+    gateway.take(DeviceStatus("cam-1", online=False, epoch=None, minted=0, ended=True), said_by("b", "zzzzzzzz", 600))
+    assert gateway.ledger() == [(EPOCH, 2, 9, "unproven")]
+
+
+def test_another_gateway_under_this_name_is_an_alarm(gateway: Gateway) -> None:
+    ours = gateway.committer._gateways.session
+    gateway.take(GatewayStatus("g1", "other", 5), GatewayStatus("g1", ours, 1), GatewayStatus("g2", "third", 5))
+    assert gateway.said(events.ALARM) == []
+    gateway.take(GatewayStatus("g1", "other", 9), GatewayStatus("g1", "other", 12))
+    (alarm,) = gateway.said(events.ALARM)
+    assert alarm["alarm"] == "another_gateway"
+    assert "session other" in alarm["text"]
 
 
 # --- repeats

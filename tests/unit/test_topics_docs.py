@@ -24,6 +24,7 @@ from device_agent.spool import Admission, Spool
 from edge_gateway import admission
 from edge_gateway.admission import Arrived, DeviceStatus, Outcome
 from edge_gateway.commit import Committer
+from edge_gateway.company import Gateways, Twins
 from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
@@ -43,7 +44,7 @@ from millrace_models import bundle_path
 
 PAGE = Path(__file__).parents[2] / "docs" / "topics.md"
 INSTANT = clock.Instant(1_795_249_800_123_456_789, "b0075b00-7b00-4b00-8b00-7b0075b0075b", 12_345_678_901)
-DEVICE_EPOCH, GATEWAY_EPOCH, SESSION = "k3v9x0pa", "q8w2mm1c", "5f0c9a1e"
+DEVICE_EPOCH, GATEWAY_EPOCH, SESSION, AGENT_SESSION = "k3v9x0pa", "q8w2mm1c", "5f0c9a1e", "1b72e0d4"
 SMALLEST_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
     "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
@@ -58,8 +59,9 @@ MEANING = {
     Kind.WAVEFORM: "Equally spaced samples: `rate_hz` samples a second, each in `unit`.",
     Kind.DEVICE_LEDGER: "Numbers that will not arrive as themselves, and why: here the spool's own copy was damaged.",
     Kind.DEVICE_STATUS: "What a device says of itself when it connects, when a channel changes, and every 30 s. "
-    "`minted` is the highest number given out in `epoch`; what is owed of an epoch that is not among `held_epochs` "
-    'cannot come any more. The last will is `{"state":"lost"}`; a device that is '
+    "`session` is drawn at each start of the agent. `minted` is the highest number given out in `epoch`; what is owed "
+    "of an epoch that is not among `held_epochs` is not expected any more. The last will is "
+    '`{"state":"lost"}`; a device that is '
     "stopped says `offline`. `clock` is whether the kernel holds its wall clock for right: `synced`, `unsynced` or "
     "`unknown`. `heard` names boots of gateways, the uptime that each said, and the device's own uptime `at` which it "
     "heard that; with `bootid` and `uptimens` it lets times be mended whatever `time` says.",
@@ -75,7 +77,9 @@ MEANING = {
     Kind.GATEWAY_STATUS: "Devices send only while a gateway says `online`. A new `session` means that it was started "
     "again. `refused` lists topics whose names it does not take, each with the nearest good one. The last will is "
     '`{"state":"lost"}`; a gateway that is stopped says `offline`. While reading from the broker is paused it says '
-    '`{"state":"busy"}`, not retained. `clock`, `bootid` and `uptimens` are as in a device status.',
+    '`{"state":"busy"}`, not retained. `two_agents` names devices under whose name two agents run, `others` the other '
+    "gateways of the floor, `namesake` the session of another gateway under this one's name. `clock`, `bootid` and "
+    "`uptimens` are as in a device status.",
     Kind.GATEWAY_MODEL: "Every model that it serves, each with its first 100 labels.",
     Kind.GATEWAY_ALARM: "Something that a person must see; at most one a minute for each name and device.",
 }
@@ -175,6 +179,7 @@ def from_device(folder: Path, made: Examples) -> None:
     connection = RecordedConnection.of(settings)
     feed = Feed("top", settings.channels["top"], FixedClock(), lambda *_: None)
     keeper = Keeper(settings, spool, connection, [feed], FixedClock())
+    made.names[keeper.session] = AGENT_SESSION
     connection.inbox.put(Delivery("millrace/gateway/g1/status", GATEWAY_SAYS, False, False, (), 1, lambda: None))
     run_until(keeper.run, keeper.interrupt, lambda: "millrace/device/cam-1/status" in connection.said)
     for topic, payload in connection.said.items():
@@ -206,8 +211,9 @@ def from_gateway(folder: Path, made: Examples) -> None:
     intake = Intake(settings, turns, Line(2), workers, time)
     intake.connection_events.put(Connected(1, "5"))
     intake.turns.refused["millrace/device/Cam_7/frame/top"] = "millrace/device/cam-7/frame/top"
-    herald = Herald(settings, connection, intake, store, models, Uplink(settings), time)
-    made.names[herald.session] = SESSION
+    herald = Herald(
+        settings, connection, intake, store, models, Uplink(settings), time, Gateways("g1", SESSION), Twins()
+    )
     run_until(herald.run, herald.interrupt, lambda: "millrace/gateway/g1/status" in connection.said)
     for topic, payload in connection.said.items():
         made.add(topic, payload)
