@@ -13,7 +13,7 @@ from cloud_sync.batches import Batch, Batches
 from cloud_sync.drain_rate import DrainRate
 from cloud_sync.lanes import WEIGHTS, Schedule
 from cloud_sync.link import Link
-from cloud_sync.news import MintedNews, Untold, burials
+from cloud_sync.news import Minted, MintedNews, Untold, burials
 from cloud_sync.orders import PICTURE_GONE, lacks_picture
 from cloud_sync.pace import Pace
 from cloud_sync.parcel import Parcel, pack
@@ -280,7 +280,7 @@ class Drain:
         """Have rows committed, with what else is to be told. Errors: Rejected, LinkDown."""
         untold = self._progress.untold()
         minted = self._minted_news()
-        answer = self._cloud.submit(bodies, minted, burials(untold, self._origin))
+        answer = self._cloud.submit(bodies, minted, burials(untold, self._origin, self._known_minted()))
         self.beat.beat()
         self._news.told(minted)
         self._told = untold
@@ -305,8 +305,11 @@ class Drain:
         self._came_through()
 
     def _minted_news(self) -> dict[str, dict[str, int]]:
+        return self._news.among(self._known_minted())
+
+    def _known_minted(self) -> Minted:
         reader = self._batches.reader
-        return self._news.among({**reader.minted(), self._origin: reader.epochs()})
+        return {**reader.minted(), self._origin: reader.epochs()}
 
     # --- the account
 

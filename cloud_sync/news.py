@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from cloud_sync.progress import DAMAGED
 from millrace import events, jsontext, topics
 
 log = logging.getLogger(__name__)
 
 Minted = dict[str, dict[str, int]]
-Untold = Sequence[tuple[str, int, bytes, str]]
-"""Of each buried row the gateway's epoch, its position, its bytes and the reason."""
+Untold = Sequence[tuple[str, int, bytes, str, str, int]]
+"""Of each buried row the gateway's epoch, its position, its bytes, the reason, and the row's own epoch and seq."""
 MINTED_AT_ONCE = 1000
 
 
@@ -42,13 +43,15 @@ class MintedNews:
             self._told |= {(origin, epoch): seq for epoch, seq in epochs.items()}
 
 
-def burials(untold: Untold, own_origin: str) -> list[dict[str, Any]]:
+def burials(untold: Untold, own_origin: str, known: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     """Return what the cloud is told of buried rows: whose each was, and why it does not come.
 
-    It takes no word of another gateway from us, such as one that this gateway was named before.
+    It takes no word of another gateway from us, such as one that this gateway was named before. A damaged row is named
+    only where its bytes and its columns give the same key, of an epoch that is `known` (origin -> epoch -> seq) to be
+    that origin's; of any other its position here is all that is known, and the cloud goes on to miss its key.
     """
     told = []
-    for _, position, body, reason in untold:
+    for _, position, body, reason, row_epoch, row_seq in untold:
         try:
             value = jsontext.parse(body)
             source, event_id = (str(value["source"]), str(value["id"])) if isinstance(value, dict) else ("", "")
@@ -56,6 +59,10 @@ def burials(untold: Untold, own_origin: str) -> list[dict[str, Any]]:
             origin = topics.origin_of(source)
             if origin.startswith("gateway/") and origin != own_origin:
                 raise ValueError(f"{origin} is not {own_origin}")
+            if reason == DAMAGED and (
+                (epoch, seq) != (row_epoch, row_seq) or seq > known.get(origin, {}).get(epoch, 0)
+            ):
+                raise ValueError(f"the damaged row's key {origin} {event_id} cannot be believed")
             told.append({"origin": origin, "epoch": epoch, "seq": seq, "reason": reason})
         except (ValueError, KeyError) as error:
             log.warning("burial_untold position=%d error=%s", position, error)

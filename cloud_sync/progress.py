@@ -126,14 +126,17 @@ class Progress:
             )
         self._settled[epoch, lane] = after
 
-    def untold(self) -> list[tuple[str, int, bytes, str]]:
-        """Return buried rows of which the cloud has not been told: (epoch, position, body, reason), 100 at most."""
+    def untold(self) -> list[tuple[str, int, bytes, str, str, int]]:
+        """Return up to 100 buried rows of which the cloud has not been told.
+
+        Each is (epoch, position, body, reason, and the row's own epoch and seq).
+        """
         with self._mutex:
             return self._connection.execute(
-                "SELECT epoch, position, body, reason FROM buried WHERE told = 0 LIMIT 100"
+                "SELECT epoch, position, body, reason, seq_epoch, seq FROM buried WHERE told = 0 LIMIT 100"
             ).fetchall()
 
-    def told(self, rows: Sequence[tuple[str, int, bytes, str]]) -> None:
+    def told(self, rows: Sequence[tuple[str, int, bytes, str, str, int]]) -> None:
         """Note that the cloud has been told of these."""
         with self._transaction():
             self._connection.executemany(

@@ -240,14 +240,15 @@ class Store:
     def purge(self, uplink: bool, retention_s: float, retention_bytes: int, uptime_s: float) -> bool:
         """Drop what is settled and older than the retention, or over its bytes; return whether more is due at once."""
         settled = self._settled.read(self.outbox.epoch) if uplink else {}
-        keep_from_s = self.outbox.age_s(uptime_s) - retention_s
+        age_s = self.outbox.age_s(uptime_s)
         keep_bytes = min(retention_bytes, int(self._max_bytes * PURGED_SHARE))
         slice_ = self.outbox.read(self._purge_after, PURGE_ROWS)
         self._purge_after = slice_[-1].position if len(slice_) == PURGE_ROWS else 0
         gone = 0
         with self.outbox.transaction():
             for entry in slice_:
-                if entry.born_s >= keep_from_s and self.outbox.held_bytes <= keep_bytes:
+                is_young = age_s - retention_s <= entry.born_s <= age_s  # none is older than the file but by damage
+                if is_young and self.outbox.held_bytes <= keep_bytes:
                     self._purge_after = 0  # what follows is younger
                     break
                 if not uplink or entry.lane is Lane.LOCAL or entry.position in settled.get(entry.lane, ()):

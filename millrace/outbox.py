@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import string
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,6 +76,9 @@ _COUNT_LANE = "SELECT count(*) FROM (SELECT 1 FROM entry WHERE lane = ? AND posi
 
 
 KEYS_AT_ONCE = 4096
+ORPHANS_AT_START_S = 0.2
+ORPHANS_BETWEEN_S = 0.002
+"""For so long pictures that have no row are looked for at the start, and before each transaction until all are seen."""
 
 
 class Lane(IntEnum):
@@ -171,6 +175,7 @@ class Outbox:
         self.epoch, self.next_seq = "", 1
         self._discard: set[str] = set()
         self._new_pictures: set[str] = set()
+        self._unlooked: Iterator[str] = iter(())
         self._age_origin_s: float | None = None
         with ExitStack() as undo, storage_errors(path):
             make_folder(path.parent)
@@ -189,7 +194,8 @@ class Outbox:
                 self._reservation = numbered_by._reservation
                 database = self._open(steps, lambda: self._share_epoch(numbered_by))
             undo.callback(database.close)
-            self._collect_orphans()
+            self._unlooked = blobs.digests()
+            self._collect_orphans(ORPHANS_AT_START_S)
             undo.pop_all()
 
     def close(self) -> None:
@@ -394,6 +400,8 @@ class Outbox:
         before = self._state()
         committed = False
         try:
+            with storage_errors(self.path):
+                self._collect_orphans(ORPHANS_BETWEEN_S)
             with self._database.transaction():
                 yield
                 if before != self._state():
@@ -529,10 +537,14 @@ class Outbox:
             (self.next_position, self.held_rows, self.held_bytes, self._age_s),
         )
 
-    def _collect_orphans(self) -> None:
-        """Unlink pictures that a crash left without a row."""
-        known = {row[0] for row in self.connection.execute("SELECT sha256 FROM blob")}
-        self.blobs.discard([digest for digest in self.blobs.digests() if digest not in known])
+    def _collect_orphans(self, budget_s: float) -> None:
+        """Go on unlinking pictures that a crash left without a row, outside of a transaction, for so long at most."""
+        end_s = time.monotonic() + budget_s
+        for digest in self._unlooked:
+            if self.connection.execute("SELECT 1 FROM blob WHERE sha256 = ?", (digest,)).fetchone() is None:
+                self.blobs.discard([digest])
+            if time.monotonic() > end_s:
+                return
 
     # --- reading
 
@@ -628,7 +640,7 @@ def _entry(
 ) -> Entry:
     try:
         intact = checksum == _checksum(lane, epoch, seq, body, blob)
-        return Entry(position, Lane(lane), epoch, seq, body, blob, size, born_s, intact)
+        return Entry(position, Lane(lane), epoch, seq, body, blob, int(size), int(born_s), intact)
     except (TypeError, ValueError):  # the damage changed what kind of thing stands there
         return Entry(position, Lane.BULK, "", 0, b"", None, 0, 0, intact=False)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from millrace import events, jsontext
 from millrace.blobs import BlobStore
 from millrace.database import TAILS, Database, Ruin
-from millrace.salvage import Row, by_name, by_number, knows, lend_first_page
+from millrace.salvage import Row, Search, by_name, by_number, knows, lend_first_page
 
 log = logging.getLogger(__name__)
 
-BUDGET_S = 5.0
+SEARCH_S = 2.0
 """How long rows in damaged parts are looked for one by one; what reads at once is carried however long it takes."""
 COMMIT_ROWS = 4096
 PLAUSIBLE_POSITIONS = 1 << 32
@@ -77,29 +77,25 @@ class Rebuild:
     def fill(self, old: Path, database: Database, why: str) -> None:
         """Carry over what can be read of `old`. Errors: StorageFailed."""
         begun_s = time.monotonic()
-
-        def is_late() -> bool:
-            return time.monotonic() - begun_s > BUDGET_S
-
-        carried = _Carried()
+        search, carried = Search(SEARCH_S), _Carried()
         database.connection.execute("PRAGMA synchronous = OFF")  # the whole is synced once
         with _opened(old, database) as ruin:
             carried.age_s = _age_s(ruin)
             if knows(ruin, "entry"):
-                self._carry_entries(ruin, database, carried, is_late)
+                self._carry_entries(ruin, database, carried, search)
                 for table in self._tables:
-                    carry(ruin, database, table, is_late)
+                    carry(ruin, database, table, search)
             rows = self._settle_counters(ruin, database, carried, why)
         database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with database.path.open("rb") as file:
             os.fsync(file.fileno())
         log.warning("salvaged file=%s rows=%d seconds=%.1f", old, rows, time.monotonic() - begun_s)
 
-    def _carry_entries(self, ruin: Ruin, database: Database, carried: _Carried, is_late: Callable[[], bool]) -> None:
+    def _carry_entries(self, ruin: Ruin, database: Database, carried: _Carried, search: Search) -> None:
         waiting: list[Row] = []
         size_bytes = 0
         next_position = self._next_position(ruin, 0)
-        for rows in by_number(ruin, "entry", "position", is_late, next_position - 1 if next_position else None):
+        for rows in by_number(ruin, "entry", "position", search, next_position - 1 if next_position else None):
             for row in filter(self._is_sound, rows):
                 waiting.append(row)
                 size_bytes += len(row[4])
@@ -184,12 +180,9 @@ class Rebuild:
         return last
 
 
-def carry(ruin: Ruin, database: Database, table: Table, is_late: Callable[[], bool]) -> None:
+def carry(ruin: Ruin, database: Database, table: Table, search: Search) -> None:
     """Write the rows of a table that read and fit. Errors: StorageFailed."""
-    if table.number:
-        slices = by_number(ruin, table.name, table.number, is_late)
-    else:
-        slices = by_name(ruin, table.name, table.key)
+    slices = by_number(ruin, table.name, table.number, search) if table.number else by_name(ruin, table.name, table.key)
     for rows in slices:
         sound = [row for row in rows if table.fits(row)]
         if sound:

@@ -7,7 +7,9 @@ who asked judges it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,13 @@ SLICE_ROWS = 256
 END = 1 << 50
 LAST_STRETCH = 1 << 16
 """So far is looked into damage behind which nothing reads, where nobody knows how far the table goes."""
+
+
+@dataclass(slots=True)
+class Search:
+    """How long damaged parts may yet be looked through for single rows; what reads at once costs nothing of it."""
+
+    left_s: float
 
 
 def knows(ruin: Ruin, table: str) -> bool:
@@ -44,13 +53,11 @@ def lend_first_page(old: Path, fresh: Path, copy: Path) -> None:
         file.write(page)
 
 
-def by_number(
-    ruin: Ruin, table: str, number: str, is_late: Callable[[], bool], last: int | None = None
-) -> Iterator[list[Row]]:
+def by_number(ruin: Ruin, table: str, number: str, search: Search, last: int | None = None) -> Iterator[list[Row]]:
     """Yield the readable rows of a table, ascending by `number`, its integer primary key, in slices.
 
     `last` is the highest number in the table, where it is known.
-    What cannot be read is narrowed down to single rows, until `is_late`: then only what reads at once is taken.
+    What cannot be read is narrowed down to single rows until `search` is used up; then what reads at once is taken.
     """
     after, some = 0, f"SELECT {number}, * FROM {table} WHERE {number} > ? ORDER BY {number} LIMIT ?"  # noqa: S608
     part = f"SELECT {number}, * FROM {table} WHERE {number} > ? AND {number} <= ? ORDER BY {number}"  # noqa: S608
@@ -73,21 +80,23 @@ def by_number(
             end = after + step
             if is_end:
                 end = after + LAST_STRETCH if last is None else max(after, last)
-            yield from _between(ruin, part, after, end, is_late)
+            yield from _between(ruin, part, after, end, search)
             if is_end:
                 return
             after = end
 
 
-def _between(ruin: Ruin, sql: str, after: int, last: int, is_late: Callable[[], bool]) -> Iterator[list[Row]]:
+def _between(ruin: Ruin, sql: str, after: int, last: int, search: Search) -> Iterator[list[Row]]:
     """Yield what reads of `after` to `last`, one of which does not: halve, and halve again."""
     waiting = [(after, last)]
     while waiting:
         low, high = waiting.pop()
+        begun_s = time.monotonic()
         found = ruin.query(sql, (low, high))
+        search.left_s -= time.monotonic() - begun_s
         if found:
             yield [row[1:] for row in found]
-        elif found is None and high - low > 1 and not is_late():
+        elif found is None and high - low > 1 and search.left_s > 0:
             middle = (low + high) // 2
             waiting += [(middle, high), (low, middle)]
 

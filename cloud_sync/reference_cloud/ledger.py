@@ -25,7 +25,8 @@ from millrace.events import RESULT, Disposition
 from millrace.healing import heal
 from millrace.mending import Mended, Sighting
 from millrace.ranges import RangeSet
-from millrace.rebuild import Table, carry
+from millrace.rebuild import SEARCH_S, Table, carry
+from millrace.salvage import Search
 
 APPLICATION_ID = 0x4D494C43  # "MILC"
 HELD = "held"
@@ -324,7 +325,7 @@ def _conflict(row: Row) -> Rejection:
 
 def _salvage(old: Path, new: Path, _why: str) -> None:
     """Fill a new file with what reads of a damaged one; an event is believed on its digest."""
-    database, ruin = Database(new, _STEPS, APPLICATION_ID), Ruin(old)
+    database, ruin, search = Database(new, _STEPS, APPLICATION_ID), Ruin(old), Search(SEARCH_S)
     try:
         for table in (
             Table("stream", lambda row: all(isinstance(name, str) for name in row[1:4]), number="id"),
@@ -332,7 +333,7 @@ def _salvage(old: Path, new: Path, _why: str) -> None:
             Table("span", lambda row: row[1] in KINDS and row[1] != HELD, key=("stream", "kind", "first")),
             Table("refused", lambda row: isinstance(row[0], str), key=("site",)),
         ):
-            carry(ruin, database, table, lambda: False)
+            carry(ruin, database, table, search)
         with database.transaction():
             for orphans in ("event", "span"):
                 database.connection.execute(f"DELETE FROM {orphans} WHERE stream NOT IN (SELECT id FROM stream)")  # noqa: S608

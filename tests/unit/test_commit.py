@@ -736,6 +736,20 @@ def test_a_store_smaller_than_its_retention_does_not_stay_full_of_settled_rows(t
     gateway.store.close()
 
 
+@pytest.mark.parametrize("born_s", [1 << 40, "damage"])
+def test_a_row_whose_age_is_damaged_does_not_keep_those_behind_it_from_being_purged(
+    tmp_path: Path, born_s: int | str
+) -> None:
+    gateway = Gateway(tmp_path / "state")
+    gateway.take(*(reading(seq) for seq in range(1, 6)))
+    gateway.store.outbox.connection.execute("UPDATE entry SET born_s = ? WHERE seq = 2", (born_s,))
+    settle(gateway, Lane.BULK, 1, 5)
+    gateway.clock.seconds += 60
+    purge(gateway, retention_s=60)
+    assert gateway.rows() == []
+    gateway.store.close()
+
+
 def test_a_long_backlog_is_purged_slice_by_slice_and_says_when_more_is_due(gateway: Gateway) -> None:
     count = PURGE_ROWS * 2 + 10
     gateway.take(*(reading(seq) for seq in range(1, count + 1)))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from cloud_sync.news import MINTED_AT_ONCE, Minted, MintedNews
+import pytest
+
+from cloud_sync.news import MINTED_AT_ONCE, Minted, MintedNews, burials
+from cloud_sync.progress import DAMAGED
+from millrace import jsontext
 
 
 def test_thousands_of_epochs_are_told_in_bounded_parts_and_only_what_is_news_after_that() -> None:
@@ -22,3 +26,21 @@ def test_what_was_not_committed_stays_news() -> None:
     news = MintedNews()
     known = {"gateway/g1": {"q8w2mm1c": 5}}
     assert news.among(known) == news.among(known) == known
+
+
+@pytest.mark.parametrize(
+    ("source", "event_id", "is_told"),
+    [
+        ("/millrace/device/cam-1/belt", "00000001-7", True),
+        ("/millrace/device/cam-1/belt", "00000001-6", False),  # the columns say 7
+        ("/millrace/device/cam-3/belt", "00000001-7", False),  # the epoch is cam-1's
+        ("/millrace/device/cam-1/belt", "0000000!-7", False),
+    ],
+)
+def test_a_damaged_row_is_named_to_the_cloud_only_where_its_key_is_known_twice(
+    source: str, event_id: str, is_told: bool
+) -> None:
+    body = jsontext.dump({"source": source, "id": event_id})
+    told = burials([("gateway1", 40, body, DAMAGED, "00000001", 7)], "gateway/g1", {"device/cam-1": {"00000001": 9}})
+    named = {"origin": "device/cam-1", "epoch": "00000001", "seq": 7, "reason": DAMAGED}
+    assert told == ([named] if is_told else [])
