@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from millrace.images import MAX_ATTRIBUTES_BYTES
+from millrace.quota import Policy
 from millrace.settings import BrokerSettings, Bytes, ProgramSettings, Seconds, Section, check_name
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https")
@@ -221,19 +222,16 @@ class DurabilitySettings(Section):
     waveform: Durability = Field("power", description="The same for waveforms.")
 
 
-Overflow = Literal["reject", "drop_oldest", "thin"]
-
-
 class OverflowSettings(Section):
     """What goes when the spool is nearly full, for each kind; a ledger record names each range that went."""
 
-    frame: Overflow = Field(
+    frame: Policy = Field(
         "thin",
         description="reject: none that is held; new ones are refused when the spool is full. drop_oldest: the oldest. "
         "thin: every second one from the oldest on, so that the whole outage stays covered.",
     )
-    reading: Overflow = Field("reject", description="The same for readings.")
-    waveform: Overflow = Field("reject", description="The same for waveforms.")
+    reading: Policy = Field("reject", description="The same for readings.")
+    waveform: Policy = Field("reject", description="The same for waveforms.")
 
 
 class SpoolSettings(Section):

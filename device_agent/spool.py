@@ -14,14 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_agent import memory, quota
-from device_agent.quota import Held, Shedding
+from device_agent import memory
 from device_agent.settings import AgentSettings, OverflowSettings
 from device_agent.shelves import Shelves
-from millrace import events, jsontext, topics
+from millrace import events, jsontext, quota, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Clock, Instant
 from millrace.outbox import Draft, Entry, Lane, Outbox
+from millrace.quota import Held, Shedding
 from millrace.ranges import RangeSet
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,8 @@ class Spool:
             self._shelves.open_tail()
             self._young_from_seq = self._note_young()
             self._is_met = False
-            self._shedding = Shedding(_policies(settings.spool.overflow))
+            self._policies = _policies(settings.spool.overflow)
+            self._shedding = Shedding()
             self._looked: dict[Lane, int] = {}
             self.shed_rows = 0
             undo.pop_all()
@@ -295,19 +296,23 @@ class Spool:
 
     def _shed(self, lane: Lane, excess: int) -> bool:
         """Let go of some rows of a lane that are on disk; return whether there were any left to look at."""
-        if not any(_LANE_OF_KIND[kind] is lane for kind in self._shedding.policies):
+        if not any(_LANE_OF_KIND[kind] is lane for kind in self._policies):
             return False
         after = self._looked.get(lane, 0)
         entries = self._outbox.read(after, SHED_ROWS, lane)
         if not entries:
             self._looked[lane] = 0
             return after > 0
-        rows = [Held(entry.position, _kind_of(entry), self._outbox.size_bytes(entry)) for entry in entries]
-        going, looked = self._shedding.pick(rows, excess)
-        for kind, policy in self._shedding.policies.items():
+        going, looked = self._shedding.pick([self._held(entry) for entry in entries], excess)
+        for kind, policy in self._policies.items():
             self._declare_shed([row.position for row in going if row.kind is kind], policy)
         self._looked[lane] = looked
         return True
+
+    def _held(self, entry: Entry) -> Held:
+        kind, channel = _kind_of(entry)
+        policy = self._policies.get(kind, "reject")
+        return Held(entry.position, kind, channel, policy, self._outbox.size_bytes(entry))
 
     def _declare_shed(self, positions: Sequence[int], policy: str) -> None:
         keys: dict[str, RangeSet] = {}
@@ -457,21 +462,22 @@ def _volatile_kinds(settings: AgentSettings) -> frozenset[topics.Kind]:
 
 
 def _policies(chosen: OverflowSettings) -> dict[topics.Kind, quota.Policy]:
-    return {
+    """Return the kinds of which something may go."""
+    policies = {
         topics.Kind.FRAME: chosen.frame,
         topics.Kind.READING: chosen.reading,
         topics.Kind.WAVEFORM: chosen.waveform,
     }
+    return {kind: policy for kind, policy in policies.items() if policy != "reject"}
 
 
-def _kind_of(entry: Entry) -> topics.Kind:
-    """Return what an entry is; one that cannot be read counts as what no policy gives up: it is buried when sent."""
-    if entry.lane is Lane.FRAME:
-        return topics.Kind.FRAME
+def _kind_of(entry: Entry) -> tuple[topics.Kind, str]:
+    """Return kind and channel; what cannot be read counts as what no policy gives up: it is buried when sent."""
     try:
-        return _KIND_OF_TYPE[events.decode_json(entry.body, len(entry.body)).type]
+        event = events.decode_json(entry.body, len(entry.body))
+        return _KIND_OF_TYPE[event.type], event.key.source.rsplit("/", 1)[1]
     except (events.MalformedEvent, KeyError):
-        return topics.Kind.DEVICE_LEDGER
+        return topics.Kind.DEVICE_LEDGER, ""
 
 
 def _tail_folder(settings: AgentSettings) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.metrics import Metrics
+from edge_gateway.overflow import Overflow
 from edge_gateway.register import Crowded, Register
 from edge_gateway.relearn import relearn, unproven
 from edge_gateway.router import Decision, decide, frame_goes
@@ -83,6 +84,7 @@ class Committer:
         self._source = topics.gateway_source(settings.prefix, settings.gateway)
         self._alarmed_s: dict[tuple[str, str], float] = {}
         self._withheld: set[tuple[str, str]] = set()
+        self._overflow = Overflow(settings, store)
         self._account_for_doubt()
 
     def commit(self, batch: Sequence[Finished]) -> Committed:
@@ -113,6 +115,19 @@ class Committer:
         for (device, epoch), owed in work.owed.items():
             work.done.receipts[device, epoch] = self._receipt(device, epoch, owed)
         return work.done
+
+    def make_room(self) -> int:
+        """Above high water let go of unsent rows as overflow policies say; return how many. Errors: StorageFailed."""
+        if not self._overflow.excess_bytes:
+            return 0
+        work = _Work(Committed())
+        with self._store.outbox.transaction():
+            gone = self._overflow.shed(work.declare)
+            self._declare(work)
+        if gone:
+            self._metrics.overflowed.inc(gone)
+            log.warning("rows_shed count=%d held_bytes=%d", gone, self._store.outbox.held_bytes)
+        return gone
 
     @property
     def has_sheds(self) -> bool:
@@ -372,7 +387,8 @@ class Committer:
         first = self._store.outbox.next_position - len(datas)
         goes_up = frame_goes(policy.frames, decisions, defect, key.id, policy.sample_ratio)
         kept = frame_goes(policy.keep_frames, decisions, defect, key.id, policy.sample_ratio)
-        if datas and (goes_up or kept) and self._store.above(self._settings.store.high_water_ratio):
+        drops = policy.overflow.frame == "keep_result_drop_frame"
+        if drops and datas and (goes_up or kept) and self._store.above(self._settings.store.high_water_ratio):
             if goes_up:
                 work.declare(item.device, key.epoch, key.seq, key.seq, "shed", KEEP_RESULT_DROP_FRAME)
             work.counts.append(self._metrics.frames_dropped.inc)

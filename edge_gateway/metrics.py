@@ -57,6 +57,11 @@ class Metrics:
             "Frames whose result is kept and whose picture is not, for want of room.",
             registry=registry,
         )
+        self.overflowed = Counter(
+            "millrace_rows_overflowed",
+            "Unsent rows that went for want of room, as overflow policies say; each is declared.",
+            registry=registry,
+        )
         self.shed = Counter(
             "millrace_events_shed", "Events given up by policy, each with a ledger record.", registry=registry
         )

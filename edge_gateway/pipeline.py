@@ -32,6 +32,7 @@ POLL_S = 0.1
 PURGE_EVERY_S = 1.0
 RETRY_STORAGE_S = 1.0
 REPUBLISH_ROWS = 1000
+GATHERED_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +134,22 @@ class Writer:
         self._stop.set()
 
     def _gather(self) -> list[Item]:
-        """Return what may be committed together: at once when nothing follows, else after a short wait at most."""
+        """Return what may be committed together: at once when nothing follows, else after a short wait at most.
+
+        `commit_rows` counts results; the rest is cheap, and a flood of it costs fewer commits.
+        """
         first = self._line.get(POLL_S)
         if first is None:
             return []
-        batch = [first]
+        batch, results = [first], int(_is_inferred(first))
         self._wait_for(first, None)
         deadline_s = self._clock.uptime_s() + self._settings.store.commit_delay_ms / 1000
-        while len(batch) < self._settings.store.commit_rows:
+        while results < self._settings.store.commit_rows and len(batch) < GATHERED_MAX:
             item = self._line.get(0)
             if item is None:
                 break
             batch.append(item)
+            results += _is_inferred(item)
             if not self._wait_for(item, deadline_s):
                 self._wait_for(item, None)
                 break
@@ -224,7 +229,8 @@ class Writer:
     def _purge(self, retention_s: float, retention_bytes: int) -> bool:
         try:
             uplink = self._settings.uplink == "cloud"
-            return self._store.purge(uplink, retention_s, retention_bytes, self._clock.uptime_s())
+            purged = self._store.purge(uplink, retention_s, retention_bytes, self._clock.uptime_s())
+            return purged or self._committer.make_room() > 0
         except StorageFailed as error:
             log.error("purge_failed error=%s", error)
             return False
@@ -241,3 +247,8 @@ class Writer:
             self._store.mark_published(entry.position)
         log.info("results_republished rows=%d", len(self._tail))
         self._tail = []
+
+
+def _is_inferred(item: Item) -> bool:
+    """Whether somebody waits for a result of it; all else costs a commit next to nothing."""
+    return getattr(item.finished, "outcome", None) is not None

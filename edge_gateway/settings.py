@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from millrace.quota import Policy
 from millrace.settings import BrokerSettings, Bytes, ProgramSettings, Section, check_name
 
 Name = Annotated[str, AfterValidator(check_name)]
@@ -31,6 +32,22 @@ class ModelSettings(Section):
         return any(fnmatchcase(f"{device}/{channel}", pattern) for pattern in self.channels)
 
 
+class OverflowSettings(Section):
+    """What goes above `store.high_water_ratio`, for each kind; a ledger record names each range that went.
+
+    Results, alarms and ledger records stay, and nothing goes by its age.
+    """
+
+    frame: Literal["keep_result_drop_frame", "reject", "drop_oldest", "thin"] = Field(
+        "keep_result_drop_frame",
+        description="keep_result_drop_frame: frames that come and have a result are not stored. reject: they are, "
+        "until the store is full and devices keep what they have. drop_oldest: the oldest that wait go. "
+        "thin: every second one of these, so that the whole outage stays covered.",
+    )
+    reading: Policy = Field("reject", description="reject, drop_oldest or thin, for readings.")
+    waveform: Policy = Field("reject", description="reject, drop_oldest or thin, for waveforms.")
+
+
 class PolicySettings(Section):
     """What goes up to the cloud and what is kept here; results, alarms and ledger records always go up."""
 
@@ -43,6 +60,9 @@ class PolicySettings(Section):
     readings: Literal["none", "all"] = Field(
         "all", description="Which readings and waveforms go up; the rest stays here."
     )
+    overflow: OverflowSettings = Field(
+        OverflowSettings(), description="What goes of the channel when the store is nearly full."
+    )
 
 
 class StoreSettings(Section):
@@ -52,7 +72,7 @@ class StoreSettings(Section):
         8 << 30, description="Most bytes of rows and frames held; beyond it devices keep what they have."
     )
     high_water_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="Share of max_bytes above which frames that have a result are not stored any more, 0 to 1."
+        0.9, description="Share of max_bytes above which goes what policies' overflow lets go, 0 to 1."
     )
     retention_s: Annotated[float, Field(ge=0)] = Field(
         7 * 86400.0, description="Seconds for which what is settled stays here, counted while the gateway runs."

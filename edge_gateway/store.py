@@ -237,6 +237,10 @@ class Store:
 
     # --- settling
 
+    def settled(self, lane: Lane) -> RangeSet:
+        """Return what the sync worker has settled of a lane; everything else there is unsent."""
+        return self._settled.read(self.outbox.epoch).get(lane, RangeSet())
+
     def purge(self, uplink: bool, retention_s: float, retention_bytes: int, uptime_s: float) -> bool:
         """Drop what is settled and older than the retention, or over its bytes; return whether more is due at once."""
         settled = self._settled.read(self.outbox.epoch) if uplink else {}

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from device_agent import quota
-from device_agent.quota import Held, Shedding
 from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
-from millrace import clock, events
+from millrace import clock, events, quota
+from millrace.quota import Held, Policy, Shedding
 from millrace.ranges import RangeSet
 from millrace.topics import Kind
 
@@ -19,8 +18,8 @@ FRAME_BYTES = 1000
 INSTANT = clock.Instant(1_795_249_800_000_000_000, "b", 1)
 
 
-def frames(count: int) -> list[Held]:
-    return [Held(position, Kind.FRAME, FRAME_BYTES) for position in range(1, count + 1)]
+def frames(count: int, policy: Policy = "thin") -> list[Held]:
+    return [Held(position, Kind.FRAME, "top", policy, FRAME_BYTES) for position in range(1, count + 1)]
 
 
 @pytest.mark.parametrize(
@@ -31,12 +30,12 @@ def test_above_high_water_a_little_more_goes_than_must(held: int, needed: int, e
 
 
 def test_drop_oldest_takes_the_oldest_and_no_more_than_is_asked() -> None:
-    going, looked = Shedding({Kind.FRAME: "drop_oldest"}).pick(frames(10), 3 * FRAME_BYTES)
+    going, looked = Shedding().pick(frames(10, "drop_oldest"), 3 * FRAME_BYTES)
     assert ([row.position for row in going], looked) == ([1, 2, 3], 3)
 
 
 def test_thinning_takes_every_second_one_over_the_whole_time_before_it_begins_again() -> None:
-    shedding, rows = Shedding({Kind.FRAME: "thin"}), frames(16)
+    shedding, rows = Shedding(), frames(16)
     for left in ([1, 3, 5, 7, 9, 11, 13, 15], [1, 5, 9, 13], [1, 9]):
         going, _ = shedding.pick(rows, 1 << 20)
         rows = [row for row in rows if row not in going]
@@ -44,15 +43,22 @@ def test_thinning_takes_every_second_one_over_the_whole_time_before_it_begins_ag
 
 
 def test_what_is_small_goes_in_runs_so_that_the_ledger_costs_less_than_it_frees() -> None:
-    rows = [Held(position, Kind.READING, 300) for position in range(1, 129)]
-    going, _ = Shedding({Kind.READING: "thin"}).pick(rows, 1 << 20)
+    rows = [Held(position, Kind.READING, "belt", "thin", 300) for position in range(1, 129)]
+    going, _ = Shedding().pick(rows, 1 << 20)
     assert RangeSet((row.position, row.position) for row in going).ranges() == [(33, 64), (97, 128)]
 
 
-def test_a_kind_that_rejects_and_the_ledger_never_go() -> None:
-    rows = [Held(1, Kind.READING, 300), Held(2, Kind.DEVICE_LEDGER, 300), Held(3, Kind.WAVEFORM, 300)]
-    going, _ = Shedding({Kind.READING: "reject", Kind.WAVEFORM: "drop_oldest"}).pick(rows, 1 << 20)
-    assert [row.position for row in going] == [3]
+def test_what_rejects_never_goes() -> None:
+    policies: list[Policy] = ["reject", "drop_oldest"]
+    rows = [Held(number, Kind.READING, "belt", policy, 300) for number, policy in enumerate(policies)]
+    going, _ = Shedding().pick(rows, 1 << 20)
+    assert [row.position for row in going] == [1]
+
+
+def test_of_two_cameras_that_take_turns_each_keeps_every_second_picture() -> None:
+    rows = [Held(number, Kind.FRAME, ("left", "right")[number % 2], "thin", FRAME_BYTES) for number in range(16)]
+    going, _ = Shedding().pick(rows, 1 << 20)
+    assert [row.channel for row in going] == ["left", "right"] * 4
 
 
 @pytest.fixture

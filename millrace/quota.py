@@ -1,8 +1,9 @@
-"""What goes when the spool is nearly full, by each kind's policy; pure, over rows and numbers that are passed in."""
+"""What goes when a store is nearly full, by each channel's policy; pure, over rows and numbers that are passed in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,10 +18,12 @@ RUN_ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A row that could go: its place in the queue, what it is, and what it takes."""
+    """A row that could go: its place in the queue, what it is and of which channel, its policy, and what it takes."""
 
     position: int
     kind: topics.Kind
+    channel: str
+    policy: Policy
     size_bytes: int
 
 
@@ -34,13 +37,12 @@ def excess_bytes(held_bytes: int, needed_bytes: int, high_water_bytes: float) ->
 class Shedding:
     """Goes through what is held, from the oldest on, again and again, and picks what goes.
 
-    Of a kind to be thinned every second one goes in each pass, so that the whole time stays covered. Frames go one by
-    one; what is small goes in runs of 32, for each range that goes costs a ledger record.
+    Of a channel to be thinned every second one goes in each pass, so that the whole time of each channel stays covered.
+    Frames go one by one; what is small goes in runs of 32, for each range that goes costs a ledger record.
     """
 
-    def __init__(self, policies: Mapping[topics.Kind, Policy]) -> None:
-        self.policies = {kind: policy for kind, policy in policies.items() if policy != "reject"}
-        self._passed = dict.fromkeys(self.policies, 0)
+    def __init__(self) -> None:
+        self._passed: Counter[str] = Counter()
 
     def pick(self, rows: Iterable[Held], excess: int) -> tuple[list[Held], int]:
         """Return which rows go, until `excess` bytes are free, and the position up to which was looked (0: none)."""
@@ -50,14 +52,14 @@ class Shedding:
             if excess <= 0:
                 break
             looked = row.position
-            if row.kind in self.policies and self._goes(row.kind):
+            if self._goes(row):
                 going.append(row)
                 excess -= row.size_bytes
         return going, looked
 
-    def _goes(self, kind: topics.Kind) -> bool:
-        if self.policies[kind] == "drop_oldest":
-            return True
-        run = 1 if kind is topics.Kind.FRAME else RUN_ROWS
-        self._passed[kind] += 1
-        return (self._passed[kind] - 1) // run % 2 == 1
+    def _goes(self, row: Held) -> bool:
+        if row.policy != "thin":
+            return row.policy == "drop_oldest"
+        run = 1 if row.kind is topics.Kind.FRAME else RUN_ROWS
+        self._passed[row.channel] += 1
+        return (self._passed[row.channel] - 1) // run % 2 == 1
