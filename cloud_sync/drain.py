@@ -27,6 +27,7 @@ from millrace.clock import Clock
 from millrace.database import Damaged
 from millrace.outbox import Entry, Lane
 from millrace.service import Beat
+from millrace.settled import SHOW_LIFE_EVERY_S
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Drain:
         self._said_down, self._said_down_s = "", float("-inf")
         self._refused_token, self._said_waiting = False, ""
         self._rows_per_s = 0.0
+        self._shown_s = float("-inf")
         self.beat = Beat(clock)
         self._begin_anew()
 
@@ -78,6 +80,7 @@ class Drain:
     def run(self) -> None:
         """Drain until interrupted. A sign of life is a pause that is meant, or an answer of the cloud's own."""
         while not self._stop.is_set():
+            self._show_life()
             pause_s = self.step(self._clock.uptime_s())
             if pause_s > 0:
                 self.beat.beat()
@@ -88,6 +91,12 @@ class Drain:
     def interrupt(self) -> None:
         """End `run`."""
         self._stop.set()
+
+    def _show_life(self) -> None:
+        now_s = self._clock.uptime_s()
+        if now_s - self._shown_s >= SHOW_LIFE_EVERY_S:
+            self._shown_s = now_s
+            self._progress.show_life()
 
     def step(self, now_s: float) -> float:
         """Send one batch if there is one and the link may be tried; return for how long to pause."""

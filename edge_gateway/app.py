@@ -82,7 +82,7 @@ def serve(settings: GatewaySettings) -> None:
         gateways=gateways,
     )
     writer = Writer(settings, line, store, committer, connection, metrics, time)
-    uplink = Uplink(settings)
+    uplink = Uplink(settings, time)
     herald = Herald(settings, connection, intake, store, models, uplink, time, gateways, twins)
     # The herald stands last so that it is interrupted first: its farewell needs the connection.
     actors = [
@@ -92,7 +92,7 @@ def serve(settings: GatewaySettings) -> None:
     ]
     ready = threading.Event()
     if settings.http.enabled:
-        web = Web(settings, intake, herald, uplink, metrics)
+        web = Web(settings, intake, writer, herald, uplink, metrics)
         ready = web.ready
         actors.append(Actor("http", web.run, web.interrupt))
     else:

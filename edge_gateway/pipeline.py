@@ -118,6 +118,8 @@ class Writer:
         self._purged_s = float("-inf")
         self._tail = list(store.unpublished(REPUBLISH_ROWS))
         self.beat = Beat(time)
+        self.refused = ""
+        """Why the disk takes nothing now; empty while it does."""
 
     def run(self) -> None:
         """Work until interrupted; what was committed is spoken of before it returns."""
@@ -172,13 +174,17 @@ class Writer:
     def _commit(self, batch: list[Finished]) -> Committed:
         while True:
             try:
-                return self._committer.commit(batch)
+                done = self._committer.commit(batch)
             except StorageFailed as error:
+                self.refused = str(error)
                 log.error("commit_failed rows=%d error=%s retry_s=%.0f", len(batch), error, RETRY_STORAGE_S)
                 self._purge(0.0, 0)  # what is settled makes room for what is new, whatever the retention says
                 if self._stop.wait(RETRY_STORAGE_S):
                     raise
                 self.beat.beat()
+            else:
+                self.refused = ""
+                return done
 
     def _speak(self, batch: list[Item], done: Committed) -> None:
         connected = self._connection.connected

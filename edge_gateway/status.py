@@ -17,10 +17,11 @@ from millrace.inbox import Connected
 from millrace.mqtt import Connection
 from millrace.outbox import Reader
 from millrace.ranges import RangeSet
-from millrace.settled import SettledReader
+from millrace.settled import SILENT_AFTER_S, SettledReader
 
 LABELS_SHOWN = 100
 SHOWN = 10
+SAID_CHARACTERS = 300
 
 
 class Herald:
@@ -89,6 +90,7 @@ class Herald:
             "held_bytes": outbox.held_bytes,
             "full": self._store.full,
             "uplink": self._settings.uplink,
+            **self._uplink.link(),
             "paused": self._uplink.paused(),
             "over_share": [
                 {"device": device, "turned_away": count}
@@ -125,26 +127,39 @@ def _model_facts(bundle: Bundle) -> dict[str, Any]:
 class Uplink:
     """What the sync worker beside us has settled and says of the link; read-only, for /health and /metrics."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, time: clock.Clock) -> None:
+        self._clock = time
         self._outbox = Reader(settings.state_dir / "gateway.db")
         self._settled = SettledReader(settings.state_dir / "sync.db")
         self._uplink = settings.uplink
         self._lock = threading.Lock()
 
     def facts(self) -> dict[str, Any]:
-        """Return the link's state, and for each lane how many rows wait (counted up to 100,000)."""
+        """Return `link`, and for each lane how many rows wait (counted up to 100,000)."""
         if self._uplink == "none":
-            return {"link": "none", "backlog": {}}
+            return {**self.link(), "backlog": {}}
         with self._lock:
-            link = self._settled.link()
             epochs = list(self._outbox.epochs())
             settled = self._settled.read(epochs[-1]) if epochs else {}
             # What was sent ahead of a backlog counts as waiting until the backlog has caught up with it.
             backlog = self._outbox.backlog({lane: _without_a_gap(ranges) for lane, ranges in settled.items()})
         return {
-            "link": link["state"] if link else "no sync worker seen",
+            **self.link(),
             "backlog": {lane.name.lower(): count for lane, count in backlog.items()},
         }
+
+    def link(self) -> dict[str, str]:
+        """Return the link's state, and in `link_said` what is wrong with it or with a lane."""
+        if self._uplink == "none":
+            return {"link": "none", "link_said": ""}
+        with self._lock:
+            link, silent_s = self._settled.link(), self._settled.silent_s(self._clock.uptime_s())
+        if link is None:
+            return {"link": "no sync worker seen", "link_said": ""}
+        if silent_s > SILENT_AFTER_S:
+            said = f"sync worker silent for {silent_s:.0f} s; before that the link was {link['state']}"
+            return {"link": "unknown", "link_said": said}
+        return {"link": str(link["state"]), "link_said": str(link["said"])[:SAID_CHARACTERS]}
 
     def paused(self) -> list[str]:
         """Return the lanes that a person holds back from the cloud."""

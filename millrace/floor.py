@@ -73,6 +73,7 @@ def lines(floor: Floor, now_ns: int) -> Iterator[str]:
     for name, value in sorted(floor.gateways.items()):
         yield from _refused(name, value)
         yield from _paused(name, value)
+        yield from _warnings(name, value)
     yield ""
     if floor.devices:
         yield from table(_DEVICE_HEAD, [_device(*item, now_ns) for item in sorted(floor.devices.items())])
@@ -137,6 +138,25 @@ def _paused(gateway: str, value: dict[str, Any]) -> Iterator[str]:
     paused = value.get("paused")
     if isinstance(paused, list) and paused:
         yield f"  {gateway} holds back from the cloud: {', '.join(map(text, paused))}; go on: millrace queue resume"
+
+
+def _warnings(gateway: str, value: dict[str, Any]) -> Iterator[str]:
+    if value.get("link_said"):
+        yield f"  {gateway} on its link to the cloud: {text(value['link_said'])}"
+    if value.get("namesake"):
+        yield f"  another gateway runs as {gateway}: stop one, or give it another name"
+    for item in _items(value.get("two_agents")):
+        yield f"  {gateway} hears two agents as {text(item.get('device'))}: stop one, or give it another name"
+    for item in _items(value.get("over_share")):
+        turned_away = text(item.get("turned_away"))
+        yield f"  {gateway} turns {text(item.get('device'))} away: over its share, {turned_away} events so far"
+    others = value.get("others")
+    if isinstance(others, list) and others:
+        yield f"  {gateway} shares the floor with {', '.join(map(text, others))}: each stores all that devices send"
+
+
+def _items(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _held(rows: object, size_bytes: object) -> str:

@@ -17,6 +17,9 @@ from millrace.ranges import RangeSet
 
 log = logging.getLogger(__name__)
 
+SHOW_LIFE_EVERY_S = 10.0
+SILENT_AFTER_S = 180.0  # a batch over a bad link may hold the loop for its whole deadline
+
 SCHEMA = """
 CREATE TABLE settled (
     epoch TEXT, lane INTEGER, first INTEGER, last INTEGER NOT NULL, PRIMARY KEY (epoch, lane, first)
@@ -27,12 +30,18 @@ INSERT INTO link VALUES (1, 'unknown', 0, NULL, 0);
 """
 
 
+def life_file(path: Path) -> Path:
+    """Return the file whose time of change the sync worker's loop moves every SHOW_LIFE_EVERY_S: the lock's."""
+    return path.with_name(path.name + ".lock")
+
+
 class SettledReader:
     """Reads `sync.db` of a sync worker beside us; a file that is absent or damaged has settled nothing."""
 
     def __init__(self, path: Path) -> None:
         self._file = Viewer(path, "SELECT one FROM link")
         self._is_damaged = False
+        self._life: tuple[int, float] = (-1, 0.0)
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -63,6 +72,16 @@ class SettledReader:
                 "said": said[0] if said else "",
             }
         return None
+
+    def silent_s(self, now_s: float) -> float:
+        """Return for how long, in the reader's own time, the worker's loop has shown no sign of life to this reader."""
+        try:
+            shown_ns = life_file(self._file.path).stat().st_mtime_ns
+        except OSError:
+            return 0.0  # there is no worker to be silent
+        if shown_ns != self._life[0]:  # whatever the clock says: only that it changes counts
+            self._life = (shown_ns, now_s)
+        return now_s - self._life[1]
 
     def paused(self) -> list[Lane]:
         """Return the lanes that a person holds back."""

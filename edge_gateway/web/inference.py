@@ -19,6 +19,7 @@ from starlette.routing import Route
 from edge_gateway.commit import NotAnswered
 from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
+from edge_gateway.pipeline import Writer
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Herald, Uplink
 from millrace.events import MalformedEvent
@@ -35,10 +36,16 @@ class Web:
     """The HTTP server; an actor."""
 
     def __init__(
-        self, settings: GatewaySettings, intake: Intake, herald: Herald, uplink: Uplink, metrics: Metrics
+        self,
+        settings: GatewaySettings,
+        intake: Intake,
+        writer: Writer,
+        herald: Herald,
+        uplink: Uplink,
+        metrics: Metrics,
     ) -> None:
         """Listen, but serve only in `run`. Errors: ConfigError if the token cannot be read, AddressTaken."""
-        self._settings, self._intake, self._herald = settings, intake, herald
+        self._settings, self._intake, self._writer, self._herald = settings, intake, writer, herald
         self._uplink, self._metrics = uplink, metrics
         token_file = settings.http.token_file
         self._token = read_secret(token_file) if token_file else None
@@ -118,12 +125,13 @@ class Web:
     async def _health(self, request: Request) -> Response:
         self._check_token(request)
         facts = self._herald.facts() | await asyncio.to_thread(self._uplink.facts)
-        stale_s = self._intake.beat.silent_s()
+        stale_s = max(self._intake.beat.silent_s(), self._writer.beat.silent_s())
         problems = [
             text
             for wrong, text in [
                 (not facts["connected"], "no connection to the broker"),
                 (facts["full"], "the disk quota is used up: devices keep what they have"),
+                (self._writer.refused, f"the disk takes nothing, devices keep what they have: {self._writer.refused}"),
                 (stale_s > STALE_BEAT_S, f"the pipeline has not moved for {stale_s:.0f} s"),
             ]
             if wrong

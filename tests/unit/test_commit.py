@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from millrace.inbox import Inbox
 from millrace.mqtt import Connection, Will
 from millrace.outbox import Entry, Lane
 from millrace.settled import SCHEMA as SYNC_SCHEMA
+from millrace.settled import SILENT_AFTER_S, life_file
 
 EPOCH = "k3v9x0pa"
 WALL_NS = 1_790_000_000_000_000_000
@@ -779,10 +781,26 @@ def test_what_was_sent_ahead_does_not_hide_the_backlog(gateway: Gateway) -> None
     gateway.take(*(reading(seq) for seq in range(1, 11)))
     settle(gateway, Lane.BULK, 1, 2)
     settle(gateway, Lane.BULK, 9, 10)
-    assert Uplink(gateway.loaded).facts()["backlog"]["bulk"] == 8
+    assert Uplink(gateway.loaded, gateway.clock).facts()["backlog"]["bulk"] == 8
 
 
 # --- a restart
+
+
+def test_a_worker_that_shows_no_life_leaves_no_link_up(gateway: Gateway) -> None:
+    settle(gateway, Lane.BULK, 1, 1)
+    sync = gateway.folder / "sync.db"
+    with sqlite3.connect(sync) as account:
+        account.execute("UPDATE link SET state = 'up'")
+    account.close()
+    life_file(sync).touch()
+    uplink = Uplink(gateway.loaded, gateway.clock)
+    assert uplink.link() == {"link": "up", "link_said": ""}
+    gateway.clock.seconds += SILENT_AFTER_S + 5
+    assert uplink.facts()["link"] == "unknown"
+    assert uplink.link()["link_said"].startswith("sync worker silent for 185 s")
+    os.utime(life_file(sync), ns=(1, 1))  # a clock that was set back is a sign of life too
+    assert uplink.link()["link"] == "up"
 
 
 class Floor(Connection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from millrace import clock
+from millrace import clock, jsontext
 from millrace.floor import Floor, age_s, lines
 
 NOW_NS = clock.parse_rfc3339("2026-11-21T08:30:00Z")
@@ -72,3 +72,24 @@ def test_what_a_gateway_holds_back_from_the_cloud_is_shown() -> None:
     seen = Floor("millrace")
     seen.hear("millrace/gateway/g1/status", b'{"state": "online", "paused": ["frame", "bulk"]}')
     assert "  g1 holds back from the cloud: frame, bulk; go on: millrace queue resume" in list(lines(seen, 0))
+
+
+def test_what_is_wrong_with_link_names_and_shares_is_shown() -> None:
+    seen = Floor("millrace")
+    said = {
+        "state": "online",
+        "link_said": "sync worker silent for 200 s",
+        "namesake": "5f0c9a1e",
+        "two_agents": [{"device": "cam-1", "sessions": ["a", "b"]}],
+        "over_share": [{"device": "cam-2", "turned_away": 7}],
+        "others": ["g2"],
+    }
+    seen.hear("millrace/gateway/g1/status", jsontext.dump(said))
+    shown = "\n".join(lines(seen, 0))
+    assert "g1 on its link to the cloud: sync worker silent for 200 s" in shown
+    assert "another gateway runs as g1" in shown
+    assert "g1 hears two agents as cam-1" in shown
+    assert "g1 turns cam-2 away: over its share, 7 events so far" in shown
+    assert "g1 shares the floor with g2" in shown
+    seen.hear("millrace/gateway/g1/status", jsontext.dump(dict.fromkeys(said, 5)))
+    assert list(lines(seen, 0))

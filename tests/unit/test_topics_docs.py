@@ -212,7 +212,7 @@ def from_gateway(folder: Path, made: Examples) -> None:
     intake.connection_events.put(Connected(1, "5"))
     intake.turns.refused["millrace/device/Cam_7/frame/top"] = "millrace/device/cam-7/frame/top"
     herald = Herald(
-        settings, connection, intake, store, models, Uplink(settings), time, Gateways("g1", SESSION), Twins()
+        settings, connection, intake, store, models, Uplink(settings, time), time, Gateways("g1", SESSION), Twins()
     )
     run_until(herald.run, herald.interrupt, lambda: "millrace/gateway/g1/status" in connection.said)
     for topic, payload in connection.said.items():
