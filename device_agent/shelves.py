@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_agent import memory
+from millrace import crashpoints
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import Damaged, mark_of
 from millrace.outbox import Draft, Entry, Outbox
@@ -257,7 +258,9 @@ class Shelves:
         sound = [entry for entry in taken if entry.intact]
         missing = [entry for entry in sound if self.disk.gaps(entry.position, entry.position)]
         if missing:
+            crashpoints.reached("spill.copying")
             self._copy(missing, now_s)
+            crashpoints.reached("spill.copied")
         with tail.transaction():
             tail.forget([entry.position for entry in sound])
         return [entry for entry in taken if not entry.intact]

@@ -40,6 +40,16 @@ POINTS: Mapping[str, tuple[str, ...]] = {
     "cloud.committed": ("cloud",),
     "cloud.answered": ("cloud",),
 }
+# Those that are passed only after something out of the ordinary: receipts that are late, a damaged file.
+SELDOM: Mapping[str, tuple[str, ...]] = {
+    "spill.copying": ("agent",),
+    "spill.copied": ("agent",),
+    "reservation.written": ("agent", "gateway"),
+    "reservation.renamed": ("agent", "gateway"),
+    "healing.set_aside": _EVERY,
+    "healing.filled": _EVERY,
+    "healing.renamed": _EVERY,
+}
 
 
 class UnknownPoint(ValueError):
@@ -52,8 +62,8 @@ class Trap:
     def __init__(self, wish: str) -> None:
         """`wish` as MILLRACE_CRASH_AT has it, empty for nowhere. Errors: UnknownPoint."""
         self.name, _, nth = wish.partition(":")
-        if wish and (self.name not in POINTS or (nth and not nth.isdecimal())):
-            raise UnknownPoint(f"MILLRACE_CRASH_AT={wish}: NAME or NAME:NTH, of {', '.join(POINTS)}")
+        if wish and (self.name not in {*POINTS, *SELDOM} or (nth and not nth.isdecimal())):
+            raise UnknownPoint(f"MILLRACE_CRASH_AT={wish}: NAME or NAME:NTH, of {', '.join([*POINTS, *SELDOM])}")
         self.left = int(nth or "1")
 
     def springs(self, name: str) -> bool:

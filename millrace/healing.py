@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from millrace import crashpoints
 from millrace.blobs import StorageFailed, make_folder, sync_folder
 from millrace.database import TAILS, find_fault, locked, mark_of
 
@@ -37,10 +38,13 @@ def heal(path: Path, fill: Callable[[Path, Path, str], None], *, is_used: bool =
             new = path.with_name(path.name + ".healing")
             if not (path.exists() and aside.exists()):  # both: all but the mark was done
                 _set_aside(path, aside)
+                crashpoints.reached("healing.set_aside")
                 _clear(new)
                 fill(aside, new, why)
+                crashpoints.reached("healing.filled")
                 new.rename(path)
                 sync_folder(path.parent)
+                crashpoints.reached("healing.renamed")
             _clear(new)
             mark_of(path).unlink()
             sync_folder(path.parent)

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from millrace import events, jsontext
+from millrace import crashpoints, events, jsontext
 from millrace.blobs import sync_folder
 
 log = logging.getLogger(__name__)
@@ -110,5 +110,7 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    crashpoints.reached("reservation.written")
     half.rename(path)
+    crashpoints.reached("reservation.renamed")
     sync_folder(path.parent)

@@ -101,14 +101,16 @@ class Line:
         for name in names:
             self.start(name)
 
-    def crash(self, name: str, point: str, nth: int = 1) -> bool:
+    def crash(self, name: str, point: str, nth: int = 1, prepare: Callable[[], None] | None = None) -> bool:
         """Have a program die at a crash point, and start it again; False if it never came there: then it runs on.
 
-        It is killed first, for it hears of the point at its start.
+        It is killed first, for it hears of the point at its start; `prepare` is called while it is dead.
         """
         self.check()
         self.programs[name].kill()
         self.kills.append(name)
+        if prepare is not None:
+            prepare()
         self.start(name, {"MILLRACE_CRASH_AT": f"{point}:{nth}"})
         if not self.programs[name].ended(POINT_TIMEOUT_S):
             return False
