@@ -423,10 +423,22 @@ def test_a_quiet_device_is_served_while_another_floods(floor: Floor, device: Dev
         while device.greeted_by()["gateway"] == "g1":
             continue
         payload = flood.frame(1) if keyed else JPEG
+        poured = 0
 
         def pour() -> None:
+            nonlocal poured
+            poured += 100
             for _ in range(100):
                 flood.mqtt.paho.publish(f"millrace/device/{flood.name}/frame/camera", payload, 1)
+
+        def over_share() -> set[str]:
+            return {each["device"] for each in small.health()[1]["over_share"]}
+
+        def is_too_much() -> bool:
+            """A slow broker lets the gateway keep pace: then there was no flood yet."""
+            if not (found := flood.name in over_share()):
+                pour()
+            return found
 
         for seq in range(1, 6):
             pour()
@@ -435,8 +447,8 @@ def test_a_quiet_device_is_served_while_another_floods(floor: Floor, device: Dev
         while (receipt.get("gateway"), receipt.get("ranges")) != (small.settings["gateway"], [[1, 5]]):
             receipt = device.next("receipt")
         assert receipt["window_bytes"] == 2 << 20
-        shown = {each["device"] for each in small.health()[1]["over_share"]}
-        assert (flood.name in shown, device.name in shown) == (True, False)
+        wait_until(is_too_much, "the flood is more than a share")
+        assert device.name not in over_share()
         assert small.metric(f'millrace_events_turned_away_total{{device="{flood.name}"}}') > 0
         assert small.metric(f'millrace_events_turned_away_total{{device="{device.name}"}}') == 0
         if not keyed:
@@ -448,7 +460,7 @@ def test_a_quiet_device_is_served_while_another_floods(floor: Floor, device: Dev
                 return sum(last - first + 1 for first, last, _ in small.ledger(flood.name))
 
             wait_until(lambda: declared() == small.metric("millrace_events_shed_total"), "all of it is declared")
-            assert accounted <= declared() <= 500
+            assert accounted <= declared() <= poured
             assert len(small.ledger(flood.name)) < 20
 
 
