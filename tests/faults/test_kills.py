@@ -46,7 +46,7 @@ def test_nothing_is_lost_or_doubled_when_each_process_is_killed_in_turn_and_all_
 def test_nothing_is_lost_or_doubled_by_kills_at_random(
     tmp_path: Path, broker: BrokerKind, durability: Durability, measures: list[Measure]
 ) -> None:
-    campaign = Campaign(measures, "kills", f"{broker}, {durability}", sized("MILLRACE_KILLS", 15), "at random")
+    campaign = Campaign(measures, "kills", f"{broker}, {durability}", sized("MILLRACE_KILLS", 10), "at random")
     with Line(tmp_path, Plan(broker, durability)) as line:
         kill_at_random(line, campaign.seed, campaign.runs)
         campaign.end(reckon(line))
