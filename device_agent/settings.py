@@ -242,6 +242,11 @@ class SpoolSettings(Section):
         0.0, description="Milliseconds for which a commit gathers further events; 0 gathers what came meanwhile."
     )
     min_free_bytes: Annotated[int, Field(ge=0)] = Field(64 << 20, description="Bytes left free on the disk.")
+    ballast_bytes: Annotated[int, Field(ge=0)] = Field(
+        4 << 20,
+        description="Bytes set aside beside spool.db and given back when others have filled the disk, so that "
+        "forgetting and ledger records work; 0 for none. At most an eighth of the disk.",
+    )
     overflow: OverflowSettings = Field(OverflowSettings(), description="What goes when the spool is nearly full.")
     high_water_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="Share of max_bytes from which on held events go, where overflow lets them."

@@ -19,7 +19,7 @@ from device_agent import memory
 from millrace import crashpoints
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import Damaged, mark_of
-from millrace.outbox import Draft, Entry, Outbox
+from millrace.outbox import Draft, Entry, Outbox, Room
 from millrace.reservation import BLOCK_SEQS
 from millrace.tail import KEY, TAIL_FILE, TailNote, parse
 
@@ -40,12 +40,12 @@ class LostTail:
 class Shelves:
     """Both files. One thread uses them."""
 
-    def __init__(self, folder: Path, machine_id: str, boot_id: str, tail_folder: Path | None) -> None:
+    def __init__(self, folder: Path, machine_id: str, boot_id: str, tail_folder: Path | None, room: Room) -> None:
         """Open or create them; without a `tail_folder` all is kept on disk.
 
         Follow it by `bury_tail` and `open_tail`. Errors: Locked, NewerSchema, StorageFailed, Damaged.
         """
-        self.disk = Outbox(folder / "spool.db", BlobStore(folder / "frames"), machine_id)
+        self.disk = Outbox(folder / "spool.db", BlobStore(folder / "frames"), machine_id, room=room)
         self.tail: Outbox | None = None
         self._tail_folder, self._boot_id = tail_folder, boot_id
         self._note = self._noted()

@@ -20,7 +20,7 @@ from device_agent.shelves import Shelves
 from millrace import events, jsontext, quota, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Clock, Instant
-from millrace.outbox import Draft, Entry, Lane, Outbox
+from millrace.outbox import Draft, Entry, Lane, Outbox, Room
 from millrace.quota import Held, Shedding
 from millrace.ranges import RangeSet
 
@@ -80,7 +80,8 @@ class Spool:
         self._volatile = _volatile_kinds(settings)
         with ExitStack() as undo:
             tail_folder = _tail_folder(settings) if self._volatile else None
-            self._shelves = Shelves(self._folder, machine_id, clock.now().boot_id, tail_folder)
+            room = Room.for_quota(self._settings.max_bytes, self._settings.ballast_bytes)
+            self._shelves = Shelves(self._folder, machine_id, clock.now().boot_id, tail_folder, room)
             undo.callback(self._shelves.close)
             self._outbox = self._shelves.disk
             self._offsets = self._find_offsets()
@@ -140,6 +141,8 @@ class Spool:
             return False
         if self._goes_to_tail(admission):
             return True
+        if self._outbox.is_short:
+            return False
         return shutil.disk_usage(self._folder).free - admission.size_bytes >= self._settings.min_free_bytes
 
     def make_room(self, needed_bytes: int) -> None:
@@ -184,7 +187,7 @@ class Spool:
     def tend(self, now_s: float) -> None:
         """Move to the disk, a bounded part at a time, what has waited in memory for too long. Errors: StorageFailed."""
         tail, late_s = self._shelves.tail, self._settings.spill_after_s
-        if tail is None or not tail.held_rows:
+        if tail is None or not tail.held_rows or self._outbox.is_short:
             return
         if tail.held_bytes > self._settings.ram_max_bytes or self._shelves.oldest_s(now_s) >= late_s:
             self._spill(now_s)

@@ -21,7 +21,7 @@ from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
-from edge_gateway.store import Store
+from edge_gateway.store import ANSWER_BYTES, ANSWERS_KEPT, QUARANTINE_PAYLOAD_BYTES, Store
 from edge_gateway.turns import Turns
 from edge_gateway.web.inference import Web
 from millrace import clock, jsontext, topics
@@ -62,7 +62,14 @@ def serve(settings: GatewaySettings) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     time = clock.SystemClock()
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
-    store = Store(settings.state_dir, clock.machine_id(), settings.store.max_bytes)
+    store = Store(
+        settings.state_dir,
+        clock.machine_id(),
+        settings.store.max_bytes,
+        ballast_bytes=settings.store.ballast_bytes,
+        tables_bytes=settings.limits.devices * ANSWERS_KEPT * ANSWER_BYTES
+        + settings.store.quarantine_rows * QUARANTINE_PAYLOAD_BYTES,
+    )
     try:
         models = Models(settings.models, settings.limits.max_pixels)
         workers = Workers(models, settings.workers)

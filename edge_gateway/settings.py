@@ -74,6 +74,11 @@ class StoreSettings(Section):
     high_water_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="Share of max_bytes above which goes what policies' overflow lets go, 0 to 1."
     )
+    ballast_bytes: Annotated[int, Field(ge=0)] = Field(
+        16 << 20,
+        description="Bytes set aside beside gateway.db and given back when others have filled the disk, so that "
+        "purging, ledger records and alarms work; 0 for none. At most an eighth of the disk.",
+    )
     retention_s: Annotated[float, Field(ge=0)] = Field(
         7 * 86400.0, description="Seconds for which what is settled stays here, counted while the gateway runs."
     )

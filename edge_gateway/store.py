@@ -14,13 +14,14 @@ from edge_gateway.streams import Stream
 from millrace import crashpoints, ties
 from millrace.blobs import BlobStore
 from millrace.mending import Sighting
-from millrace.outbox import Draft, Entry, Extension, Lane, Outbox
+from millrace.outbox import Draft, Entry, Extension, Lane, Outbox, Room
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
 
 log = logging.getLogger(__name__)
 
 ANSWERS_KEPT = 20_000
+ANSWER_BYTES = 128
 FORGET_EVERY = 1000
 PURGE_ROWS = 500
 PURGED_SHARE = 0.9  # a store that was full is cleared down to this, so that it is not full again at once
@@ -59,10 +60,15 @@ class Answer:
 class Store:
     """The writer's side of `gateway.db`. One thread uses it; every method but reads belongs inside `transaction`."""
 
-    def __init__(self, folder: Path, machine_id: str, max_bytes: int) -> None:
-        """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
+    def __init__(
+        self, folder: Path, machine_id: str, max_bytes: int, *, ballast_bytes: int = 0, tables_bytes: int = 1 << 30
+    ) -> None:
+        """Open or create it; answers and quarantine take `tables_bytes`. Errors: Locked, NewerSchema, StorageFailed."""
+        room = Room.for_quota(max_bytes, ballast_bytes, tables_bytes)
         self.blobs = BlobStore(folder / "frames")
-        self.outbox = Outbox(folder / "gateway.db", self.blobs, machine_id, Extension(_STEPS, TABLES, _OWN_LANES))
+        self.outbox = Outbox(
+            folder / "gateway.db", self.blobs, machine_id, Extension(_STEPS, TABLES, _OWN_LANES), room=room
+        )
         self._connection = self.outbox.connection
         self._settled = SettledReader(folder / "sync.db")
         self._max_bytes = max_bytes
@@ -80,8 +86,8 @@ class Store:
 
     @property
     def full(self) -> bool:
-        """Whether the quota is used up: nothing new is accepted, devices keep what they have."""
-        return self.outbox.held_bytes >= self._max_bytes
+        """Whether the quota or the disk is used up: nothing new is accepted, devices keep what they have."""
+        return self.outbox.held_bytes >= self._max_bytes or self.outbox.is_short
 
     def above(self, ratio: float) -> bool:
         """Whether more than this share of the quota is used up."""

@@ -114,10 +114,18 @@ class _WatchedCursor(sqlite3.Cursor):
 class Database:
     """The one connection that writes and checkpoints a file. Opening it creates it and takes the lock."""
 
-    def __init__(self, path: Path, steps: Sequence[str], application_id: int = APPLICATION_ID) -> None:
+    def __init__(
+        self,
+        path: Path,
+        steps: Sequence[str],
+        application_id: int = APPLICATION_ID,
+        *,
+        max_bytes: int | None = None,
+    ) -> None:
         """Open or create the file; `steps[n]` is the SQL that takes it from schema n to n + 1.
 
         A file of an older schema is taken through the steps that it lacks, a new one through all, in one transaction.
+        It grows to `max_bytes` at most: then StorageFailed is of this limit's making, and deleting always works.
         Errors: Locked, NewerSchema, StorageFailed, Damaged.
         """
         self.path = path
@@ -133,12 +141,20 @@ class Database:
             self.connection.text_factory = _lenient_text
             for pragma in _PRAGMAS:
                 self.connection.execute(f"PRAGMA {pragma}")
+            if max_bytes is not None:
+                self.connection.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES}")
             _migrate(self.connection, steps, application_id)
             self._close = undo.pop_all().close
 
     def close(self) -> None:
         """Close the file and give the lock back."""
         self._close()
+
+    def used_bytes(self) -> int:
+        """Return the size of the file without its free pages."""
+        ((pages,),) = self.connection.execute("PRAGMA page_count").fetchall()
+        ((free,),) = self.connection.execute("PRAGMA freelist_count").fetchall()
+        return int(pages - free) * PAGE_BYTES
 
     def spoilt(self, why: str) -> NoReturn:
         """Say that what the file holds cannot be right: raise Damaged, and mark it."""

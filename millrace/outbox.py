@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from millrace import events, jsontext
+from millrace.ballast import Ballast
 from millrace.birth import birth
-from millrace.blobs import BlobStore, make_folder
+from millrace.blobs import BlobStore, StorageFailed, make_folder
 from millrace.database import Damaged, Database, Viewer, storage_errors
 from millrace.healing import heal
 from millrace.ranges import RangeSet
@@ -76,6 +77,7 @@ _COUNT_LANE = "SELECT count(*) FROM (SELECT 1 FROM entry WHERE lane = ? AND posi
 
 
 KEYS_AT_ONCE = 4096
+RESERVE_BYTES = 32 << 20
 ORPHANS_AT_START_S = 0.2
 ORPHANS_BETWEEN_S = 0.002
 """For so long pictures that have no row are looked for at the start, and before each transaction until all are seen."""
@@ -138,6 +140,25 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """How far a file may grow, and how large its ballast is; 0 for none.
+
+    The last RESERVE_BYTES are for what must always be written: ledger records and alarms.
+    """
+
+    max_bytes: int
+    ballast_bytes: int = 0
+
+    @classmethod
+    def for_quota(cls, quota_bytes: int, ballast_bytes: int, more_bytes: int = 0) -> Room:
+        """Return the room for rows of so many bytes, each of which takes up to twice that with its indexes.
+
+        `more_bytes` are for the owner's own tables.
+        """
+        return cls(2 * quota_bytes + more_bytes + 2 * RESERVE_BYTES, ballast_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class Extension:
     """What an owner keeps in the same file: `steps` make his tables, schema by schema; `tables` are carried over.
 
@@ -163,8 +184,11 @@ class Outbox:
         more: Extension | None = None,
         *,
         numbered_by: Outbox | None = None,
+        room: Room | None = None,
     ) -> None:
         """Open or create the file. Errors: Locked, NewerSchema, StorageFailed; Damaged: the next start heals it.
+
+        A full disk is tried again without the ballast.
 
         `numbered_by` names the outbox whose present epoch, seqs and positions a new file shares. That one also reserves
         them, and nothing heals this one.
@@ -176,6 +200,8 @@ class Outbox:
         self._discard: set[str] = set()
         self._new_pictures: set[str] = set()
         self._unlooked: Iterator[str] = iter(())
+        self._max_bytes: int | None = None
+        self._ballast: Ballast | None = None
         self._age_origin_s: float | None = None
         with ExitStack() as undo, storage_errors(path):
             make_folder(path.parent)
@@ -185,15 +211,15 @@ class Outbox:
             self._own_lanes = more.own_lanes
             if numbered_by is None:
                 self._reservation = Reservation(path.with_name(path.name + ".epoch"))
-                fill = self._rebuild(steps, more, machine_id)
-                try:
-                    database = self._open_healed(steps, fill, machine_id)
-                except Damaged:  # met behind the check: the mark is set
-                    database = self._open_healed(steps, fill, machine_id)
+                if room is not None:
+                    self._max_bytes = room.max_bytes
+                    self._ballast = Ballast(path.with_name(path.name + ".ballast"), room.ballast_bytes)
+                database = self._open_in_any_state(steps, self._rebuild(steps, more, machine_id), machine_id)
             else:
                 self._reservation = numbered_by._reservation
                 database = self._open(steps, lambda: self._share_epoch(numbered_by))
             undo.callback(database.close)
+            self._used_bytes = database.used_bytes()
             self._unlooked = blobs.digests()
             self._collect_orphans(ORPHANS_AT_START_S)
             undo.pop_all()
@@ -203,12 +229,35 @@ class Outbox:
         self._database.close()
         self._last_seen.close()
 
+    @property
+    def is_short(self) -> bool:
+        """Whether only ledger records, alarms and what makes room may be written: the file or its disk is nearly full.
+
+        Any thread may ask; it ends by itself when there is room.
+        """
+        if self._max_bytes is not None and self._used_bytes > self._max_bytes - RESERVE_BYTES:
+            return True
+        return self._ballast is not None and not self._ballast.is_at_hand()
+
+    def _open_in_any_state(
+        self, steps: Sequence[str], fill: Callable[[Path, Path, str], None], machine_id: str
+    ) -> Database:
+        for _ in range(2):
+            try:
+                return self._open_healed(steps, fill, machine_id)
+            except Damaged:  # met behind the check: the mark is set
+                continue
+            except StorageFailed:
+                if self._ballast is None or not self._ballast.release():
+                    raise
+        return self._open_healed(steps, fill, machine_id)
+
     def _open_healed(self, steps: Sequence[str], fill: Callable[[Path, Path, str], None], machine_id: str) -> Database:
         heal(self.path, fill, is_used=bool(self._reservation.reserved))
         return self._open(steps, lambda: self._load_epoch(machine_id))
 
     def _open(self, steps: Sequence[str], load_epoch: Callable[[], None]) -> Database:
-        self._database = Database(self.path, steps)
+        self._database = Database(self.path, steps, max_bytes=self._max_bytes)
         with ExitStack() as undo:
             undo.callback(self._database.close)
             self.connection = self._database.connection
@@ -392,7 +441,8 @@ class Outbox:
     def transaction(self) -> Iterator[None]:
         """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses.
 
-        Inside another transaction it is a part of that one. Pictures whose last row went are unlinked after the commit.
+        Inside another transaction it is a part of that one. Pictures whose last row went are unlinked after the
+        commit. On a full disk the ballast goes, and the next transaction has its room.
         """
         if self.connection.in_transaction:
             yield
@@ -407,7 +457,12 @@ class Outbox:
                 if before != self._state():
                     self._save_counters()
             committed = True
+            self._used_bytes = self._database.used_bytes()
             self._last_seen.note((self.epoch, self.next_seq, self.next_position))
+        except StorageFailed:
+            if self._ballast is not None:
+                self._ballast.release()
+            raise
         finally:
             if not committed:
                 self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes = before

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faults.campaign import Campaign, record_what_ran
 from faults.claims import CLAIMED, Claim
-from faults.record import RUNS, Run, path_digest, record, recorded
+from faults.record import DURABLE_PATH, ROOT, RUNS, Run, path_digest, record, recorded
 from faults.table import FAULTS, PAGE, PEERS, PROGRAMS, tables, with_tables
 
 
@@ -117,3 +118,33 @@ def _variants(claim: Claim) -> tuple[str, ...]:
     if claim.variant is not None:
         return (claim.variant,)
     return next(fault.variants for fault in FAULTS if fault.name == claim.fault) or ("",)
+
+
+BESIDE_THE_PATH = {
+    *(f"{room}/settings.py" for room in ("cloud_sync", "device_agent", "edge_gateway", "millrace")),
+    "device_agent/feed.py",
+    "edge_gateway/metrics.py",
+    "edge_gateway/models.py",
+    "edge_gateway/prediction.py",
+    "millrace/certificates.py",
+    "millrace/service.py",
+}
+"""What the durable path uses and what no event's fate hangs on."""
+
+
+def test_what_the_durable_path_imports_is_on_its_list_or_known_to_be_beside_it() -> None:
+    used = {file for name in DURABLE_PATH for file in _imported(ROOT / name)}
+    assert used - set(DURABLE_PATH) == BESIDE_THE_PATH, "add it to DURABLE_PATH in faults/record.py, or here"
+    assert list(DURABLE_PATH) == sorted(set(DURABLE_PATH))
+
+
+def _imported(file: Path) -> set[str]:
+    """Return the files of this project that a module names in its imports."""
+    modules = {
+        name
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    }
+    files = {name.replace(".", "/") + ".py" for name in modules}
+    return {file for file in files if (ROOT / file).is_file()}
