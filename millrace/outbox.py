@@ -456,8 +456,8 @@ class Outbox:
                 yield
                 if before != self._state():
                     self._save_counters()
-            committed = True
-            self._used_bytes = self._database.used_bytes()
+                used_bytes = self._database.used_bytes()
+            committed, self._used_bytes = True, used_bytes
             self._last_seen.note((self.epoch, self.next_seq, self.next_position))
         except StorageFailed:
             if self._ballast is not None:
