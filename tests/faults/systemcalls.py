@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 LONGEST_WRITE_BYTES = 70_000
-_CHANGES = "openat,write,pwrite64,ftruncate,fsync,fdatasync,rename,unlink,mkdir,lseek,sendto"
+_CHANGES = "openat,write,pwrite64,ftruncate,fallocate,fsync,fdatasync,rename,unlink,mkdir,lseek,sendto"
 _UNKNOWN = (  # calls that could change a file and are not understood: better no answer than a wrong one
-    "open,creat,writev,pwritev,pwritev2,truncate,fallocate,sync_file_range,sync,syncfs,renameat,renameat2,unlinkat,"
+    "open,creat,writev,pwritev,pwritev2,truncate,sync_file_range,sync,syncfs,renameat,renameat2,unlinkat,"
     "mkdirat,rmdir,link,linkat,symlink,symlinkat,copy_file_range,sendfile,splice"
 )
 STRACE = ("strace", "-f", "-y", "-xx", "-s", str(LONGEST_WRITE_BYTES), "-e", f"trace={_CHANGES},{_UNKNOWN}")
@@ -128,6 +128,10 @@ class _Follower:
             return None
         if name == "ftruncate":
             return Change("truncate", path, at=int(arguments.rsplit(", ", 1)[1]))
+        if name == "fallocate":
+            if (size := re.search(r", 0, 0, (\d+)$", arguments)) is None:
+                raise NotUnderstood(f"fallocate({arguments[:200]}")
+            return Change("truncate", path, at=int(size[1]))  # a new file gets so long
         return self._written(name, arguments, result, found[1], path)
 
     def _written(self, name: str, arguments: str, result: int, descriptor: str, path: str) -> Change:

@@ -595,6 +595,11 @@ def test_a_full_gateway_still_answers_repeats(full: Gateway) -> None:
     assert full.count("millrace_events_deduplicated_total", device="cam-1") == 1
 
 
+def test_a_full_gateway_commits_an_alarm(full: Gateway) -> None:
+    full.take(reading(1, value=99.0))
+    assert [alarm["alarm"] for alarm in full.said(events.ALARM)] == ["key_conflict"]
+
+
 def test_a_full_gateway_sheds_what_nobody_holds_and_says_so(full: Gateway) -> None:
     done = full.take(bare(0), bare(1), bare(2, device="esp32-8"))
     assert full.ledger() == []

@@ -208,6 +208,21 @@ def test_pictures_without_a_row_and_half_written_ones_are_collected_at_start(
     assert not half.exists()
 
 
+def test_orphans_that_the_start_has_no_time_for_go_before_later_transactions(
+    outbox: Outbox, reopened: Callable[[], Outbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(outbox, 1, Lane.FRAME, RED)
+    orphans = {f"{number:02x}" * 32: b"orphan" for number in range(20)}
+    outbox.blobs.put(orphans)
+    monkeypatch.setattr("millrace.outbox.ORPHANS_AT_START_S", -1.0)
+    monkeypatch.setattr("millrace.outbox.ORPHANS_BETWEEN_S", -1.0)
+    again = reopened()
+    assert len(pictures(again)) >= 20
+    for seq in range(2, 30):
+        add(again, seq, Lane.FRAME, BLUE)
+    assert pictures(again) == {SHA_RED, SHA_BLUE}
+
+
 def test_pictures_that_no_disk_takes_leave_nothing_behind(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "frames")
     (tmp_path / "frames").mkdir()
