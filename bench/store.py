@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bench.measures import Measure, at_least, at_most
 from millrace.blobs import BlobStore
-from millrace.outbox import Draft, Lane, Outbox
+from millrace.entries import Draft, Lane
+from millrace.outbox import Outbox
 
 GROUP = 32
 GROUPS = 300

@@ -9,7 +9,8 @@ from pathlib import Path
 from cloud_sync.lanes import oldest_unsettled
 from cloud_sync.progress import Progress
 from millrace.blobs import BlobStore
-from millrace.outbox import Entry, Lane, Reader
+from millrace.entries import Entry, Lane
+from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
 
 

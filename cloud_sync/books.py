@@ -16,7 +16,8 @@ from cloud_sync.orders import all_buried
 from cloud_sync.waiting import Waiting
 from millrace import events, jsontext, topics
 from millrace.database import Viewer
-from millrace.outbox import Entry, Lane, Reader
+from millrace.entries import Entry, Lane
+from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
 
 AT_ONCE_ROWS = 1000

@@ -25,7 +25,7 @@ from millrace import crashpoints, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Clock
 from millrace.database import Damaged
-from millrace.outbox import Entry, Lane
+from millrace.entries import Entry, Lane
 from millrace.service import Beat
 from millrace.settled import SHOW_LIFE_EVERY_S
 

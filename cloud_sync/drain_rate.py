@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from millrace.outbox import Lane
+from millrace.entries import Lane
 
 WINDOW_BATCHES = 64
 WINDOW_S = 60.0

@@ -12,7 +12,7 @@ from cloud_sync.lanes import WEIGHTS
 from cloud_sync.waiting import Waiting
 from millrace import jsontext
 from millrace.blobs import BlobStore
-from millrace.outbox import Entry
+from millrace.entries import Entry
 
 COLUMNS = ("lane", "source", "id", "type", "time", "subject", "data", "picture")
 _SUFFIX = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from millrace.outbox import Lane
+from millrace.entries import Lane
 from millrace.ranges import RangeSet
 
 WEIGHTS = {Lane.ALARM: 32, Lane.VERDICT: 16, Lane.RESULT: 16, Lane.FRAME: 4, Lane.BULK: 4}

@@ -12,7 +12,8 @@ from cloud_sync.progress import DAMAGED, Buried, Progress
 from millrace import jsontext, topics
 from millrace.blobs import BlobStore
 from millrace.clock import Clock
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from cloud_sync.batches import Batches
 from cloud_sync.progress import DAMAGED
 from cloud_sync.submit import LinkDown, Rejected
 from millrace import jsontext
-from millrace.outbox import Entry, Lane
+from millrace.entries import Entry, Lane
 
 Upload = Callable[[str, bytes], None]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from millrace.database import Database
+from millrace.entries import Entry, Lane
 from millrace.healing import heal
-from millrace.outbox import Entry, Lane
 from millrace.ranges import RangeSet
 from millrace.settled import SCHEMA, life_file
 

@@ -21,7 +21,7 @@ from cloud_sync.progress import Buried
 from cloud_sync.waiting import LaneState, LinkState, Waiting
 from millrace import clock
 from millrace.cli import EXIT_UNAVAILABLE, become_owner, state_dir_option
-from millrace.outbox import Lane
+from millrace.entries import Lane
 from millrace.words import size, span, table, text
 
 lane_arguments = click.argument("lanes", nargs=-1, type=click.Choice(list(LANES)), metavar="[LANE]...")

@@ -11,7 +11,8 @@ from cloud_sync.lanes import WEIGHTS, oldest_unsettled
 from cloud_sync.progress import SELECT_BURIED, Buried, read_buried
 from millrace import clock, jsontext
 from millrace.database import Viewer
-from millrace.outbox import Entry, Lane, Reader
+from millrace.entries import Entry, Lane
+from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
 

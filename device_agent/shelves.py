@@ -19,7 +19,8 @@ from device_agent import memory
 from millrace import crashpoints
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import Damaged, mark_of
-from millrace.outbox import Draft, Entry, Outbox, Room
+from millrace.entries import Draft, Entry
+from millrace.outbox import Outbox, Room
 from millrace.reservation import BLOCK_SEQS
 from millrace.tail import KEY, TAIL_FILE, TailNote, parse
 

@@ -20,7 +20,8 @@ from device_agent.shelves import Shelves
 from millrace import events, jsontext, quota, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Clock, Instant
-from millrace.outbox import Draft, Entry, Lane, Outbox, Room
+from millrace.entries import Draft, Entry, Lane
+from millrace.outbox import Outbox, Room
 from millrace.quota import Held, Shedding
 from millrace.ranges import RangeSet
 

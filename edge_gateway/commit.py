@@ -26,8 +26,8 @@ from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
 from millrace import clock, crashpoints, events, images, jsontext, topics
 from millrace.blobs import StorageFailed
+from millrace.entries import Draft, Lane
 from millrace.mending import Sighting
-from millrace.outbox import Draft, Lane
 from millrace.ranges import RangeSet
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from edge_gateway.settings import GatewaySettings, PolicySettings
 from edge_gateway.store import Store
 from millrace import events, quota, topics
-from millrace.outbox import Entry, Lane
+from millrace.entries import Entry, Lane
 from millrace.quota import Held, Shedding
 from millrace.ranges import RangeSet
 

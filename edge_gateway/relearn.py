@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from millrace import events, jsontext, topics
-from millrace.outbox import Doubt, Entry
+from millrace.entries import Entry
+from millrace.outbox import Doubt
 from millrace.ranges import RangeSet
 from millrace.rebuild import Table
 

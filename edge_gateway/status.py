@@ -15,7 +15,7 @@ from edge_gateway.store import Store
 from millrace import __version__, clock, jsontext, topics
 from millrace.inbox import Connected
 from millrace.mqtt import Connection
-from millrace.outbox import Reader
+from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
 from millrace.settled import SILENT_AFTER_S, SettledReader
 

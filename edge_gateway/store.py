@@ -13,8 +13,9 @@ from edge_gateway.relearn import TABLES
 from edge_gateway.streams import Stream
 from millrace import crashpoints, ties
 from millrace.blobs import BlobStore
+from millrace.entries import Draft, Entry, Lane
 from millrace.mending import Sighting
-from millrace.outbox import Draft, Entry, Extension, Lane, Outbox, Room
+from millrace.outbox import Extension, Outbox, Room
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
 

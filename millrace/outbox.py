@@ -1,6 +1,6 @@
 """The durable queue: what `append` returned from is on stable storage, in order, until it is forgotten.
 
-One process writes a file, and a lock proves it; others read it through `Reader` and never write or checkpoint it.
+One process writes a file, and a lock proves it; others read it through `outbox_reader` and change nothing.
 The agent's spool and the gateway's database are both outboxes; the gateway adds tables of its own to the same file.
 """
 
@@ -10,11 +10,9 @@ import logging
 import random
 import string
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from millrace import events, jsontext
 from millrace.ballast import Ballast
 from millrace.birth import birth
 from millrace.blobs import BlobStore, StorageFailed, make_folder
-from millrace.database import Damaged, Database, Viewer, storage_errors
+from millrace.database import Damaged, Database, storage_errors
+from millrace.entries import SELECT_LANE, Draft, Entry, Lane, checksum_of, entry_of, is_sound
 from millrace.healing import heal
 from millrace.ranges import RangeSet
 from millrace.rebuild import Known, Rebuild, Table
@@ -63,17 +62,10 @@ CREATE TABLE minted (
 
 _SELECT_ALL = "SELECT * FROM entry WHERE position > ? ORDER BY position LIMIT ?"
 _SELECT_KEYS = "SELECT position, lane, epoch, seq FROM entry WHERE position > ? ORDER BY position LIMIT ?"
-_SELECT_LANE = "SELECT * FROM entry WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
-_NEWEST_LANE = "SELECT position FROM entry WHERE lane = ? ORDER BY position DESC LIMIT ?"
-_SIZES_LANE = (
-    "SELECT position, CAST(entry.bytes AS INTEGER) + coalesce(blob.bytes, 0) FROM entry"
-    " LEFT JOIN blob ON sha256 = blob WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
-)
 _GAPS = (
     "SELECT here + 1, next - 1 FROM (SELECT here, lead(here) OVER (ORDER BY here) AS next FROM (SELECT ? AS here"
     " UNION ALL SELECT position FROM entry WHERE position BETWEEN ? AND ? UNION ALL SELECT ?)) WHERE next > here + 1"
 )
-_COUNT_LANE = "SELECT count(*) FROM (SELECT 1 FROM entry WHERE lane = ? AND position > ? LIMIT 100000)"
 
 
 KEYS_AT_ONCE = 4096
@@ -81,50 +73,6 @@ RESERVE_BYTES = 32 << 20
 ORPHANS_AT_START_S = 0.2
 ORPHANS_BETWEEN_S = 0.002
 """For so long pictures that have no row are looked for at the start, and before each transaction until all are seen."""
-
-
-class Lane(IntEnum):
-    """What overtakes what on the way up; LOCAL does not go up at all."""
-
-    LOCAL = 0
-    ALARM = 1
-    VERDICT = 2
-    RESULT = 3
-    FRAME = 4
-    BULK = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What is to be appended. `body` is the event as JSON; `blob` the digest of a picture that is already stored.
-
-    `epoch` and `seq` are those of the event's own key, whoever minted it; see `Outbox.mint` for one's own.
-    """
-
-    lane: Lane
-    epoch: str
-    seq: int
-    body: bytes
-    blob: str | None = None
-    blob_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One row. `intact` is False where its checksum does not fit: it must not be sent, only declared lost.
-
-    Of a damaged row nothing but its position can be believed.
-    """
-
-    position: int
-    lane: Lane
-    epoch: str
-    seq: int
-    body: bytes
-    blob: str | None
-    bytes: int
-    born_s: int
-    intact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +222,7 @@ class Outbox:
                 *more.tables,
             )
             known = Known(self._reservation.reserved, self._last_seen.read())
-            rebuild = Rebuild(self.blobs, known, random_epoch(), machine_id, _is_sound, more.own_lanes, tables)
+            rebuild = Rebuild(self.blobs, known, random_epoch(), machine_id, is_sound, more.own_lanes, tables)
             database = Database(new, steps)
             try:
                 rebuild.fill(old, database, why)
@@ -511,7 +459,7 @@ class Outbox:
         self.held_rows += len(entries)
         self.connection.executemany(
             "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(e.position, e.lane, e.epoch, e.seq, e.body, e.blob, e.bytes, e.born_s, _checksum_of(e)) for e in entries],
+            [(e.position, e.lane, e.epoch, e.seq, e.body, e.blob, e.bytes, e.born_s, checksum_of(e)) for e in entries],
         )
         return entries
 
@@ -608,8 +556,8 @@ class Outbox:
         if lane is None:
             rows = self.connection.execute(_SELECT_ALL, (after, max_rows))
         else:
-            rows = self.connection.execute(_SELECT_LANE, (int(lane), after, max_rows))
-        return [_entry(*row) for row in rows.fetchall()]
+            rows = self.connection.execute(SELECT_LANE, (int(lane), after, max_rows))
+        return [entry_of(*row) for row in rows.fetchall()]
 
     def first_position(self, after: int = 0) -> int | None:
         """Return the lowest position held above `after`, or None."""
@@ -635,79 +583,6 @@ class Outbox:
         ]
 
 
-class Reader:
-    """Another program's view of an outbox: read-only, never a cursor held open, never a checkpoint."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = Viewer(path, "SELECT one FROM counter")
-
-    def close(self) -> None:
-        """Close the file; the next read opens it again."""
-        self._file.close()
-
-    def read(self, lane: Lane, after: int, max_rows: int) -> list[Entry]:
-        """Return up to `max_rows` entries of `lane` above `after`; nothing if the file is not there yet."""
-        return [_entry(*row) for row in self._file.all(_SELECT_LANE, (int(lane), after, max_rows))]
-
-    def sizes(self, lane: Lane, after: int, max_rows: int) -> list[tuple[int, int]]:
-        """Return position and bytes, the picture's included, of up to `max_rows` entries of `lane` above `after`."""
-        return self._file.all(_SIZES_LANE, (int(lane), after, max_rows))
-
-    def newest(self, lane: Lane, max_rows: int) -> list[Entry]:
-        """Return the last `max_rows` entries of `lane`, in order."""
-        rows = self._file.all(_NEWEST_LANE, (int(lane), max_rows))
-        return self.read(lane, int(rows[-1][0]) - 1, max_rows) if rows else []
-
-    def epochs(self) -> dict[str, int]:
-        """Return the owner's epochs, oldest first, with the highest seq of each."""
-        rows = self._file.all("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number")
-        return {str(epoch): int(seq) for epoch, seq in rows}
-
-    def minted(self) -> dict[str, dict[str, int]]:
-        """Return for each origin and epoch how far it has minted, as far as the owner knows."""
-        found: dict[str, dict[str, int]] = {}
-        for origin, epoch, seq in self._file.all("SELECT origin, epoch, seq FROM minted"):
-            found.setdefault(str(origin), {})[str(epoch)] = int(seq)
-        return found
-
-    def note(self, key: str) -> str | None:
-        """Return what the owner has noted under a key, or None."""
-        rows = self._file.all("SELECT value FROM meta WHERE key = ?", (key,))
-        return str(rows[0][0]) if rows else None
-
-    def backlog(self, settled: Mapping[Lane, int]) -> dict[Lane, int]:
-        """Return for each lane that goes up how many rows lie above the settled position, counted up to 100,000."""
-        found: dict[Lane, int] = {}
-        for lane in Lane:
-            if lane is not Lane.LOCAL:
-                rows = self._file.all(_COUNT_LANE, (int(lane), settled.get(lane, 0)))
-                found[lane] = int(rows[0][0]) if rows else 0
-        return found
-
-    def changed(self) -> int:
-        """Return a number that differs when another process has committed since the last call; cheap."""
-        rows = self._file.all("PRAGMA data_version")
-        return int(rows[0][0]) if rows else -1
-
-
-def _entry(
-    position: int, lane: Any, epoch: Any, seq: Any, body: Any, blob: Any, size: Any, born_s: Any, checksum: Any
-) -> Entry:
-    try:
-        intact = checksum == _checksum(lane, epoch, seq, body, blob)
-        return Entry(position, Lane(lane), epoch, seq, body, blob, int(size), int(born_s), intact)
-    except (TypeError, ValueError):  # the damage changed what kind of thing stands there
-        return Entry(position, Lane.BULK, "", 0, b"", None, 0, 0, intact=False)
-
-
-def _is_sound(row: tuple[Any, ...]) -> bool:
-    _, lane, epoch, seq, body, blob, _, born_s, checksum = row
-    try:
-        return checksum == _checksum(lane, epoch, seq, body, blob) and isinstance(born_s, int)
-    except (TypeError, ValueError):
-        return False
-
-
 def _fits_meta(row: tuple[Any, ...]) -> bool:
     return all(isinstance(value, str) for value in row) and row[0] != "birth"  # this file was made now
 
@@ -721,14 +596,6 @@ def _fits_minted(row: tuple[Any, ...]) -> bool:
         and isinstance(seq, int)
         and 0 <= seq <= events.SEQ_MAX
     )
-
-
-def _checksum_of(entry: Entry) -> int:
-    return _checksum(entry.lane, entry.epoch, entry.seq, entry.body, entry.blob)
-
-
-def _checksum(lane: int, epoch: str, seq: int, body: bytes, blob: str | None) -> int:
-    return zlib.crc32(body, zlib.crc32(f"{int(lane)} {epoch} {seq} {blob}".encode()))
 
 
 def random_epoch() -> str:

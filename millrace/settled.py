@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.database import Damaged, Viewer
-from millrace.outbox import Lane
+from millrace.entries import Lane
 from millrace.ranges import RangeSet
 
 log = logging.getLogger(__name__)

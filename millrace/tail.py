@@ -13,7 +13,8 @@ from pathlib import Path
 
 from millrace import jsontext
 from millrace.database import Damaged
-from millrace.outbox import Entry, Lane, Reader
+from millrace.entries import Entry, Lane
+from millrace.outbox_reader import Reader
 
 TAIL_FILE = "tail.db"
 KEY = "tail"

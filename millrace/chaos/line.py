@@ -19,7 +19,8 @@ from millrace.demo.account import CloudView
 from millrace.demo.proxy import LinkProxy
 from millrace.demo.proxy import State as LinkState
 from millrace.demo.stage import Program, StageFailed, wait_until
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 from millrace.settled import SettledReader
 from millrace.tail import SpoolReader
 

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from millrace import events, jsontext
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
 from millrace.tail import SpoolReader
 

@@ -142,7 +142,8 @@ def foreign_bundle(folder: Path, model_name: str) -> Path:
 def answers_by_picture(kept: Path) -> dict[str, str]:
     """Return picture name -> label, from a kept demo: the agent reads a folder in the order of its names."""
     from millrace import jsontext
-    from millrace.outbox import Lane, Reader
+    from millrace.entries import Lane
+    from millrace.outbox_reader import Reader
 
     names = sorted(path.name for path in (DATA / "images").iterdir() if path.suffix in {".jpg", ".bmp", ".png"})
     reader = Reader(kept / "gateway" / "gateway.db")

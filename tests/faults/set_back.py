@@ -18,7 +18,8 @@ from millrace import events, jsontext
 from millrace.chaos.line import FLOW_TIMEOUT_S, Line
 from millrace.chaos.plan import GATEWAY
 from millrace.demo.stage import Program, wait_until
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 from millrace.tail import SpoolReader
 
 Key = tuple[str, str, int]

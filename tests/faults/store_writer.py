@@ -31,7 +31,7 @@ from edge_gateway.sheds import Sheds
 from edge_gateway.store import Store
 from edge_gateway.turns import Turns
 from millrace import clock, events, topics
-from millrace.outbox import Entry, Lane
+from millrace.entries import Entry, Lane
 
 DEVICE, EPOCH = "cam-1", "k3v9x0pa"
 MAX_BYTES = 1 << 30

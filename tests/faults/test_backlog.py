@@ -30,7 +30,8 @@ from millrace.clock import Instant
 from millrace.database import Viewer
 from millrace.demo.account import CloudView
 from millrace.demo.stage import wait_until
-from millrace.outbox import Draft, Lane, Outbox
+from millrace.entries import Draft, Lane
+from millrace.outbox import Outbox
 
 CLAIMED_ROWS = 1_000_000
 ROWS = sized("MILLRACE_BACKLOG_ROWS", 100_000)

@@ -25,7 +25,7 @@ from integration.test_sync import Line, Uplink, Worker
 from bench.measures import Measure, at_most
 from millrace.chaos.oracle import Account
 from millrace.chaos.reckoning import Outcome
-from millrace.outbox import Lane
+from millrace.entries import Lane
 from millrace.settled import SettledReader
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]

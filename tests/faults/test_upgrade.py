@@ -26,7 +26,8 @@ from millrace import events
 from millrace.database import SCHEMA_VERSION, Viewer
 from millrace.demo.account import CloudView
 from millrace.demo.stage import wait_until
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 from millrace.settled import SettledReader
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from millrace.blobs import BlobStore
-from millrace.outbox import Draft, Lane, Outbox
+from millrace.entries import Draft, Lane
+from millrace.outbox import Outbox
 
 
 def write_for_ever(folder: Path, chance: random.Random) -> None:

@@ -13,7 +13,8 @@ from millrace import events
 from millrace.chaos.line import Line
 from millrace.chaos.plan import Plan
 from millrace.demo.stage import wait_until
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
 from millrace.tail import KEY, TailNote, parse
 

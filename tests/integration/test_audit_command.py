@@ -15,7 +15,8 @@ from integration.test_sync import EPOCH, INSTANT, Line, Uplink, cloud, uplink
 
 from millrace import events, topics
 from millrace.blobs import BlobStore
-from millrace.outbox import Draft, Lane, Outbox
+from millrace.entries import Draft, Lane
+from millrace.outbox import Outbox
 
 __all__ = ["cloud", "uplink"]
 STREAMS = "CREATE TABLE stream (no INTEGER PRIMARY KEY, device TEXT, epoch TEXT, watermark INTEGER, ahead TEXT)"

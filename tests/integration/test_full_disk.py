@@ -18,7 +18,8 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from millrace import ballast, clock, events, outbox, topics
 from millrace.blobs import BlobStore, StorageFailed
-from millrace.outbox import Draft, Lane, Outbox, Room
+from millrace.entries import Draft, Lane
+from millrace.outbox import Outbox, Room
 
 DISK_BYTES, FILES = 16 << 20, 400
 ROOM = Room(1 << 30, 1 << 20)

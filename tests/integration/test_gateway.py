@@ -28,7 +28,8 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from millrace import events, topics
 from millrace.clock import Instant
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 from millrace_models import bundle_path
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -18,7 +18,9 @@ import yaml
 from integration import outbox_writer
 
 from millrace.blobs import BlobStore, StorageFailed
-from millrace.outbox import Draft, Entry, Lane, Outbox, Reader
+from millrace.entries import Draft, Entry, Lane
+from millrace.outbox import Outbox
+from millrace.outbox_reader import Reader
 
 KILLS = 60
 PICTURE = os.urandom(100_000)

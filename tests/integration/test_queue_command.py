@@ -24,7 +24,7 @@ from integration.test_sync import EPOCH, Line, Uplink, cloud, uplink
 from cloud_sync.control import SOCKET, Control
 from cloud_sync.orders import PICTURE_GONE, Orders
 from cloud_sync.progress import DAMAGED
-from millrace.outbox import Lane
+from millrace.entries import Lane
 
 __all__ = ["cloud", "uplink"]
 

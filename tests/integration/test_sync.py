@@ -36,7 +36,8 @@ from cloud_sync.witness import Witness
 from millrace import events, jsontext, topics
 from millrace.blobs import BlobStore
 from millrace.clock import Instant
-from millrace.outbox import Draft, Lane, Outbox
+from millrace.entries import Draft, Lane
+from millrace.outbox import Outbox
 from millrace.settled import SettledReader
 from millrace.ties import TieReader
 

@@ -27,9 +27,9 @@ from edge_gateway.store import PURGE_ROWS, Store
 from millrace import events, images, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Instant
+from millrace.entries import Entry, Lane
 from millrace.inbox import Inbox
 from millrace.mqtt import Connection, Will
-from millrace.outbox import Entry, Lane
 from millrace.settled import SCHEMA as SYNC_SCHEMA
 from millrace.settled import SILENT_AFTER_S, life_file
 

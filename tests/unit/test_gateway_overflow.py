@@ -23,7 +23,7 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from millrace import clock, events, topics
 from millrace.blobs import StorageFailed
-from millrace.outbox import Entry, Lane
+from millrace.entries import Entry, Lane
 from millrace.ranges import RangeSet
 from millrace.settled import SCHEMA as SYNC_SCHEMA
 from millrace.topics import Kind

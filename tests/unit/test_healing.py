@@ -17,7 +17,8 @@ import pytest
 
 from millrace.blobs import BlobStore
 from millrace.database import PAGE_BYTES, Damaged, mark_of
-from millrace.outbox import Draft, Entry, Lane, Outbox
+from millrace.entries import Draft, Entry, Lane
+from millrace.outbox import Outbox
 from millrace.ranges import RangeSet
 
 ROWS = 600

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_sync.lanes import WEIGHTS, Schedule, oldest_unsettled
-from millrace.outbox import Lane
+from millrace.entries import Lane
 from millrace.ranges import RangeSet
 
 LANES = sorted(WEIGHTS)

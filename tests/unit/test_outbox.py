@@ -14,7 +14,9 @@ import pytest
 
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import SCHEMA_VERSION, Locked, NewerSchema
-from millrace.outbox import Draft, Entry, Lane, Outbox, Reader
+from millrace.entries import Draft, Entry, Lane
+from millrace.outbox import Outbox
+from millrace.outbox_reader import Reader
 
 RED, BLUE = b"red picture", b"blue picture, longer"
 SHA_RED, SHA_BLUE = (hashlib.sha256(content).hexdigest() for content in (RED, BLUE))

@@ -10,7 +10,7 @@ import pytest
 from cloud_sync.progress import Progress
 from millrace.blobs import StorageFailed
 from millrace.database import Locked
-from millrace.outbox import Entry, Lane
+from millrace.entries import Entry, Lane
 from millrace.ranges import RangeSet
 from millrace.settled import SettledReader
 

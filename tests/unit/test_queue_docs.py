@@ -8,7 +8,7 @@ from cloud_sync.drain_rate import eta_s
 from cloud_sync.lanes import WEIGHTS
 from cloud_sync.queue_command import lines
 from cloud_sync.waiting import LaneState, LinkState
-from millrace.outbox import Lane
+from millrace.entries import Lane
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 NOW_NS = 1_790_000_000_000_000_000

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from millrace.blobs import BlobStore
-from millrace.outbox import Draft, Lane, Outbox
+from millrace.entries import Draft, Lane
+from millrace.outbox import Outbox
 from millrace.reservation import BLOCK_SEQS, EPOCHS_KEPT, Reservation
 
 

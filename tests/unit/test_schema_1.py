@@ -17,7 +17,8 @@ from cloud_sync.reference_cloud.ledger import Ledger
 from edge_gateway.store import Store
 from millrace.blobs import BlobStore
 from millrace.database import APPLICATION_ID, SCHEMA_VERSION, NewerSchema
-from millrace.outbox import Lane, Outbox
+from millrace.entries import Lane
+from millrace.outbox import Outbox
 
 EPOCH = "k3v9x0pa"
 BODY = b'{"id":"k3v9x0pa-1"}'

@@ -15,7 +15,7 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
 from millrace import clock, events
 from millrace.blobs import StorageFailed
-from millrace.outbox import Lane
+from millrace.entries import Lane
 from millrace.ranges import RangeSet
 from millrace.tail import SpoolReader
 
