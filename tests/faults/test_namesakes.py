@@ -9,14 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from millrace import events
 from millrace.chaos.line import Line
 from millrace.chaos.plan import Plan
 from millrace.demo.stage import Program, wait_until
-from millrace.outbox import Lane, Reader
+from millrace.entries import Lane
+from millrace.outbox_reader import Reader
 from millrace.tail import SpoolReader
+
+pytestmark = pytest.mark.faults
 
 DEVICE = "line-1"
 ORIGIN = f"device/{DEVICE}"
