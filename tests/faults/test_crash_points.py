@@ -15,12 +15,12 @@ from faults.campaign import Campaign, sized
 from faults.table import PROGRAMS
 
 from bench.measures import Measure
-from millrace.chaos.line import Line
+from millrace.chaos.line import POINT_TIMEOUT_S, Line
 from millrace.chaos.plan import Plan, has_mosquitto
 from millrace.chaos.reckoning import reckon
 from millrace.crashpoints import POINTS, SELDOM
 from millrace.database import mark_of
-from millrace.demo.stage import BrokerKind
+from millrace.demo.stage import BrokerKind, StageFailed, wait_until
 
 NTH_MAX = 5
 FILES = {"gateway": "gateway/gateway.db", "sync": "gateway/sync.db", "cloud": "cloud/cloud.db"}
@@ -57,7 +57,10 @@ def _seldom(line: Line, name: str, point: str) -> bool:
     file = line.home / FILES.get(name, f"{name}/spool.db")
     step = point.partition(".")[0]
     if step == "healing":
-        return line.crash(name, point, prepare=mark_of(file).touch)
+        mark = mark_of(file)
+        if not wait_until(lambda: not mark.exists(), POINT_TIMEOUT_S):  # the healing before this one was cut short
+            raise StageFailed(f"{name} does not end the healing that was begun\n{line.last_words()}")
+        return line.crash(name, point, prepare=mark.touch)
     if step == "reservation":
         return line.crash(name, point, prepare=lambda: file.with_name(file.name + ".epoch").unlink(missing_ok=True))
     gateway = line.programs["gateway"].pid
