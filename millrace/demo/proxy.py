@@ -20,6 +20,7 @@ class LinkProxy:
         self._state: State = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._silent: set[socket.socket] = set()
         self._listener = self._listen(0)
         self.port: int = self._listener.getsockname()[1]
 
@@ -27,7 +28,8 @@ class LinkProxy:
         """Change what the link does; connections that stand are cut, in silence for a black hole."""
         with self._lock:
             previous, self._state = self._state, state
-            doomed = list(self._open) if state != "black_hole" else []
+            doomed = [] if state == "black_hole" else [*self._open, *self._silent]
+            self._silent.difference_update(doomed)
         for sock in doomed:
             _shut(sock)
         if state == "refuse":
@@ -75,12 +77,15 @@ class LinkProxy:
         except OSError:
             pass
         finally:
+            ends = {source} if sink is None else {source, sink}
             with self._lock:
                 self._open.discard(source)
-            if self._state != "black_hole":
-                _shut(source)
-                if sink is not None:
-                    _shut(sink)
+                is_silent = self._state == "black_hole"
+                if is_silent:  # nobody hears that an end has closed; held, for a socket that is forgotten closes
+                    self._silent |= ends
+            if not is_silent:
+                for end in ends:
+                    _shut(end)
 
 
 def _shut(sock: socket.socket) -> None:
