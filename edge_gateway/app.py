@@ -62,6 +62,18 @@ def serve(settings: GatewaySettings) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     time = clock.SystemClock()
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
+    try:
+        models = Models(settings.models, settings.limits.max_pixels)
+        workers = Workers(models, settings.workers)
+    except EngineFailed as error:
+        raise ConfigError([str(error)]) from None
+    try:
+        _serve_with(models, workers, settings, time)
+    finally:
+        workers.close()
+
+
+def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, time: clock.Clock) -> None:
     store = Store(
         settings.state_dir,
         clock.machine_id(),
@@ -70,11 +82,6 @@ def serve(settings: GatewaySettings) -> None:
         tables_bytes=settings.limits.devices * ANSWERS_KEPT * ANSWER_BYTES
         + settings.store.quarantine_rows * QUARANTINE_PAYLOAD_BYTES,
     )
-    try:
-        models = Models(settings.models, settings.limits.max_pixels)
-        workers = Workers(models, settings.workers)
-    except EngineFailed as error:
-        raise ConfigError([str(error)]) from None
     metrics = Metrics()
     line = Line(settings.limits.line_frames)
     register, sheds = Register(store, settings.limits), Sheds()
@@ -122,7 +129,6 @@ def serve(settings: GatewaySettings) -> None:
     try:
         run(actors, time, ready=ready)
     finally:
-        workers.close()
         store.close()
 
 
