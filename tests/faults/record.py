@@ -93,13 +93,14 @@ DURABLE_PATH = (
 class Run:
     """One campaign: `fault` as table.FAULTS names it, `variant` a broker, a durability, whose code; `runs` faults done.
 
-    `promised` to `out_of_order` count keys of the producers' own ledger.
+    `promised` to `out_of_order` count keys of the producers' own ledger. `void` is written by hand, with the
+    reason as note: its conditions were not those of the campaign, such as a machine that other work starved.
     """
 
     fault: str
     seed: int
     runs: int
-    outcome: Literal["ok", "failed"]
+    outcome: Literal["ok", "failed", "void"]
     seconds: float
     variant: str = ""
     promised: int = 0

@@ -76,7 +76,10 @@ def tables(runs: Sequence[Run], path: str) -> str:
         mine = [
             run for run in counted if run.fault == fault.name and (not fault.variants or run.variant in fault.variants)
         ]
-        lines.append(_row([fault.says, _wanted(fault)], mine, _verdict(mine, fault)))
+        void = sum(run.outcome == "void" for run in mine)
+        mine = [run for run in mine if run.outcome != "void"]
+        verdict = _verdict(mine, fault) + (f"; {void} void" if void else "")
+        lines.append(_row([fault.says, _wanted(fault)], mine, verdict))
     beside = [run for run in counted if run.fault == PEERS]
     if beside:
         lines += [

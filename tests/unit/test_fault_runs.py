@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def test_a_failure_stays_said_and_each_variant_must_have_its_runs() -> None:
     assert said(*done[:3], half).endswith("| ok so far |")
     assert said(*done[:3], half, half).endswith("| ok |")
     assert said(*done, failed).endswith("| 4 × 20 | 90 | 0 | 1 | 0 | 0 | failed |")
+    assert said(*done, replace(failed, outcome="void")).endswith("| 4 × 20 | 80 | 0 | 0 | 0 | 0 | ok; 1 void |")
 
 
 def test_a_run_counts_in_the_row_of_its_variant_alone() -> None:
