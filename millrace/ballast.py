@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Ballast:
                 log.error("ballast_not_released file=%s error=%s", self._path, error)
                 return False
             finally:
-                probe.unlink(missing_ok=True)
+                _unlink(probe)
             self._is_there, self._tried_s = False, time.monotonic()
         log.error(
             "ballast_released file=%s bytes=%d: the disk is full; nothing new is taken in until there is room",
@@ -82,7 +83,10 @@ class Ballast:
         return True
 
     def _has_files(self) -> bool:
-        disk = os.statvfs(self._path.parent)
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return False
         return disk.f_files == 0 or disk.f_favail >= SPARE_FILES
 
     def _take(self, path: Path, room_bytes: int, size_bytes: int) -> bool:
@@ -98,9 +102,14 @@ class Ballast:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            _unlink(path)
             if error.errno in _FULL:
                 return False
             log.warning("ballast_not_made file=%s error=%s", path, error)
             return path != self._path  # a disk that fails is no full one
         return True
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):  # a disk that has become read-only
+        path.unlink(missing_ok=True)

@@ -173,7 +173,12 @@ class Rebuild:
         last = {}
         for epoch in epochs:
             minted = own.get(epoch)
-            is_last_word = minted is not None and seen == (epoch, minted + 1, seen[2] if seen else 0)
+            # What shares its numbers with another file, as a spool with its tail, cannot speak for that one.
+            is_last_word = (
+                self._own_lanes is not None
+                and minted is not None
+                and seen == (epoch, minted + 1, seen[2] if seen else 0)
+            )
             if minted is None or (epoch == epochs[-1] and not is_last_word):
                 minted = max(minted or 0, reserved.get(epoch, 0), seen[1] - 1 if seen and seen[0] == epoch else 0)
             last[epoch] = max(minted, carried.highest.get(epoch, 0))

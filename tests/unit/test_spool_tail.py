@@ -15,6 +15,7 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Spool
 from millrace import clock, events
 from millrace.blobs import StorageFailed
+from millrace.database import PAGE_BYTES
 from millrace.entries import Lane
 from millrace.ranges import RangeSet
 from millrace.tail import SpoolReader
@@ -269,6 +270,27 @@ def test_another_machine_gets_what_was_in_memory_onto_its_disk_under_the_old_key
     assert on_disk(clone) == [1, 2]
     clone.admit([frame(3)])
     assert [(e.epoch, e.seq) for e in clone.read(0, 10)] == [(old, 1), (old, 2), (clone.epoch, 1)]
+
+
+@pytest.mark.parametrize("table", ["meta", "own_epoch", "counter"])
+def test_damage_that_makes_the_disk_forget_a_living_tail_declares_what_was_in_it(device: Device, table: str) -> None:
+    spool = device.start()
+    spool.admit([reading()])
+    spool.admit([frame(number) for number in range(9)])
+    old = spool.epoch
+    connection = spool._shelves.disk.connection
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    device.kill()
+    with (device.folder / "spool.db").open("r+b") as file:
+        file.seek((root - 1) * PAGE_BYTES)
+        file.write(bytes(PAGE_BYTES))
+    again = device.start()
+    accounted = RangeSet((first, last) for epoch, first, last, _ in declared(again) if epoch == old)
+    for entry in again.read(0, 100):
+        if entry.epoch == old:
+            accounted.add(entry.seq)
+    assert accounted.gaps(1, 10) == []
 
 
 # Moving to the disk
