@@ -35,6 +35,7 @@ SAY_DOWN_EVERY_S = 60.0
 UPLOADED_AT_MOST = 10_000
 BLOB_MISSING = "blob missing"
 DAMAGED_PAUSE_S = 1.0
+SUSPECT_AFTER = 5
 _Seen = tuple[int, frozenset[Lane]]
 _NOT_LOOKED: _Seen = (-2, frozenset())
 
@@ -58,6 +59,8 @@ class Drain:
         self._origin = topics.origin_of(topics.gateway_source("x", settings.gateway))
         self._news = MintedNews()
         self._owed: _Settlement | None = None
+        self._suspect: _Suspect | None = None
+        self._lanes_first = False
         self._told: Untold = ()
         self._target_s = settings.cloud.request_deadline_s / 4
         self._moved_s = clock.uptime_s()
@@ -163,6 +166,10 @@ class Drain:
             if len(batch.rows) == 1:
                 state.hold(now_s, f"one row of {batch.size_bytes} bytes does not get through: {error}")
             raise
+        except LinkDown as error:
+            times = self._suspect.times + 1 if self._suspect is not None and self._suspect.lane is lane else 1
+            self._suspect = _Suspect(lane, str(error), times)
+            raise
         return True
 
     def _look(self) -> _Seen:
@@ -179,6 +186,9 @@ class Drain:
             batch = self._batches.oldest(epoch, lane, state.most_rows(most), self._pace.bytes)
             if batch.rows:
                 found[lane] = batch
+        suspect = self._suspect
+        if self._link.half_open and len(found) > 1 and suspect is not None and suspect.times >= SUSPECT_AFTER:
+            found.pop(suspect.lane, None)  # it may be to blame, and not the link: another may get through
         if self._link.half_open and len(found) > 1:
             found.pop(Lane.FRAME, None)
         return found
@@ -207,6 +217,7 @@ class Drain:
             )
             return
         self._settle(batch, parcel, epoch, refused)
+        self._clear_suspicion(batch.lane)
         crashpoints.reached("sync.settled")
         state.settled(len(parcel.rows), len(refused), self._settings.batch.max_rows)
         spent_s = max(1e-3, self._clock.uptime_s() - begun_s)
@@ -216,12 +227,19 @@ class Drain:
         self._came_through()
         log.debug("batch_settled lane=%s rows=%d", batch.lane.name, len(parcel.rows))
 
+    def _clear_suspicion(self, lane: Lane) -> None:
+        """Leave alone the lane that failed before, now that another got through: it is to blame, not the link."""
+        if self._suspect is not None and self._suspect.lane is not lane:
+            self._lanes[self._suspect.lane].hold(self._clock.uptime_s(), f"others get through: {self._suspect.why}")
+        self._suspect = None
+
     def _send_buried_again(self, now_s: float) -> bool:
         """Send buried rows that somebody asked for once more; return False if there are none.
 
         Errors: LinkDown, StorageFailed.
         """
-        if self._again.wait_s(now_s) > 0:
+        if self._again.wait_s(now_s) > 0 or self._lanes_first:
+            self._lanes_first = False
             return False
         rows = self._progress.waiting_again(self._again.most_rows(1 if self._link.half_open else self._pace.rows))
         going = [row for row in rows if not lacks_picture(row, self._batches.blobs)]
@@ -229,10 +247,11 @@ class Drain:
         if going:
             try:
                 self._submit_again(going)
-            except TooSlow as error:
-                self._pace.given_up(len(going), sum(len(row.body) for row in going))
-                if len(going) == 1:
-                    self._again.hold(now_s, str(error))
+            except LinkDown as error:
+                if isinstance(error, TooSlow):
+                    self._pace.given_up(len(going), sum(len(row.body) for row in going))
+                self._again.hold(now_s, str(error))
+                self._lanes_first = True
                 raise
         return bool(rows)
 
@@ -410,3 +429,12 @@ class _Settlement:
     first: int
     last: int
     buried: list[tuple[Entry, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """The lane whose request was the last to fail, why, and how many of its requests in a row."""
+
+    lane: Lane
+    why: str
+    times: int

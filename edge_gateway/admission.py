@@ -35,6 +35,8 @@ class Arrived:
     redelivered: bool = False
     bare_values: dict[str, Any] | None = None
     outcome: Future[Outcome] | None = None
+    pack: int = 1
+    """How many events came in the same message."""
     reply: Future[list[dict[str, Any]]] | None = None
     """Who asked by HTTP gets the results' data here, once they are committed."""
 
@@ -173,7 +175,15 @@ def _bare_readings(topic: topics.Topic, payload: bytes, now: clock.Instant, rede
         digest.update(b"#%d" % number)
         arrived.append(
             Arrived(
-                topic, None, events.READING, digest.hexdigest(), instant, payload, redelivered, bare_values=dict(values)
+                topic,
+                None,
+                events.READING,
+                digest.hexdigest(),
+                instant,
+                payload,
+                redelivered,
+                bare_values=dict(values),
+                pack=len(readings),
             )
         )
     return arrived

@@ -298,7 +298,7 @@ class Committer:
         epoch = self._store.outbox.epoch
         stream = self._stream(item.device, epoch, work)
         if item.redelivered:
-            seq = self._store.recent_digests(stream, RECENT_DIGESTS).get(_remembered_as(item))
+            seq = self._store.recent_digests(stream, RECENT_DIGESTS + item.pack).get(_remembered_as(item))
             if seq is not None:
                 self._repeat(item, stream, seq, work)
                 return

@@ -52,7 +52,8 @@ class Intake:
         for item in items:
             if isinstance(item.finished, Arrived) and item.finished.type == events.FRAME:
                 self._workers.start(item.finished)
-            self._line.put(item)
+            while not self._line.closed.is_set() and not self._line.offer(item, POLL_S):
+                self.beat.beat()  # the line stands, and it is the writer's beat that tells why
 
     def _items(self, heard: Heard) -> list[Item]:
         delivery, limit = heard.delivery, self._settings.max_payload_bytes

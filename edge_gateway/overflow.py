@@ -66,7 +66,8 @@ class Overflow:
         """Return the next rows of a lane; none at its end, and then it begins at the oldest again."""
         after = self._looked[lane]
         if lane is Lane.FRAME:
-            sent_to = next(iter(settled), (0, 0))[1]
+            first = next(iter(settled), None)  # what was sent ahead while it was live does not count
+            sent_to = first[1] if first is not None and first[0] == 1 else 0
             spared = self._store.outbox.read(sent_to, SPARED_ROWS, lane)
             after = max(after, spared[-1].position if spared else 0)
         entries = self._store.outbox.read(after, PART_ROWS, lane)

@@ -50,11 +50,6 @@ class Line:
         self._items: queue.Queue[Item] = queue.Queue(max_items)
         self.closed = threading.Event()
 
-    def put(self, item: Item) -> None:
-        """Add an item; wait while the line is full."""
-        while not self.closed.is_set() and not self.offer(item, POLL_S):
-            continue
-
     def offer(self, item: Item, patience_s: float) -> bool:
         """Add an item; return False if the line was full for so long."""
         try:

@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from millrace import events, jsontext
+from millrace import events, jsontext, topics
 from millrace.ballast import Ballast
 from millrace.birth import birth
 from millrace.blobs import BlobStore, StorageFailed, make_folder
@@ -589,8 +589,10 @@ def _fits_meta(row: tuple[Any, ...]) -> bool:
 
 def _fits_minted(row: tuple[Any, ...]) -> bool:
     origin, epoch, seq = row
+    kind, _, name = origin.partition("/") if isinstance(origin, str) else ("", "", "")
     return (
-        isinstance(origin, str)
+        kind in ("device", "gateway")
+        and topics.LEVEL.match(name) is not None
         and isinstance(epoch, str)
         and events.EPOCH.match(epoch) is not None
         and isinstance(seq, int)

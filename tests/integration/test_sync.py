@@ -70,6 +70,8 @@ class Uplink:
     told: list[dict[str, Any]] = field(default_factory=list)
     """What it was told to be buried."""
     held: threading.Event = field(default_factory=threading.Event)
+    chokes_on: set[str] = field(default_factory=set)
+    """A batch with one of these ids is always answered 500."""
 
     def batches(self) -> list[list[str]]:
         return [ids for what, ids in self.asked if what == "POST /v1/ingest"]
@@ -150,7 +152,7 @@ def uplink(cloud: ReferenceCloud) -> Iterator[Uplink]:
                 ids = [row.get("id", "") for row in batch["events"]]
                 found.told += batch["buried"]
             found.asked.append((f"{self.command} {self.path}", ids))
-            act = found.script.popleft() if found.script else "pass"
+            act = found.script.popleft() if found.script else "500" if found.chokes_on & set(ids) else "pass"
             wanted = ("Authorization", "Content-Type", "Content-Encoding")
             headers = {name: self.headers[name] for name in wanted if name in self.headers}
             status, said, data = answer(found, act, self.command, self.path, headers, body)
@@ -655,6 +657,43 @@ def test_a_held_lane_holds_no_other(line: Line) -> None:
     assert line.audit()["held"] == 30
     assert line.progress.settled(line.outbox.epoch, Lane.BULK).count() == 0
     assert line.buried() == 0
+
+
+@pytest.mark.parametrize("outage", [0, 7])
+def test_a_lane_that_chokes_the_far_side_starves_no_other_whatever_went_before(line: Line, outage: int) -> None:
+    line.jitter = lambda _low, high: high
+    line.again()
+    line.uplink.chokes_on = set(line.add(1, Lane.RESULT))
+    for _ in range(20):
+        line.add_frame()
+    line.uplink.script.extend(["500"] * outage)
+    for _ in range(STEPS):
+        if line.progress.settled(line.outbox.epoch, Lane.FRAME).last() == 21:
+            break
+        line.clock.seconds += line.step()
+    assert line.audit()["held"] == 20
+    assert line.progress.settled(line.outbox.epoch, Lane.RESULT).count() == 0
+    line.uplink.chokes_on = set()
+    line.clock.seconds += 600.0
+    line.finish()
+    assert line.all_there()
+
+
+def test_a_row_asked_for_again_that_chokes_the_far_side_holds_no_lane(line: Line) -> None:
+    (poison,) = line.add(1, time="yesterday")
+    line.finish()
+    assert line.buried() == 1
+    line.progress.send_again(line.progress.buried())
+    line.jitter = lambda _low, high: high
+    line.again()
+    line.uplink.chokes_on = {poison}
+    line.add(50)
+    for _ in range(STEPS):
+        if line.progress.settled(line.outbox.epoch, Lane.BULK).count() == 51:
+            break
+        line.clock.seconds += line.step()
+    assert line.audit()["held"] == 50
+    assert line.buried() == 1
 
 
 def test_one_row_in_a_hundred_is_poison_and_each_is_buried_exactly(line: Line) -> None:

@@ -241,6 +241,17 @@ def test_what_is_owed_of_an_epoch_that_a_device_has_left_and_holds_nothing_of_is
         assert gateway.ledger() == [(EPOCH, 2, 3, "unproven"), (EPOCH, 5, 9, "unproven")]
 
 
+def test_a_large_pack_of_readings_that_comes_again_has_the_keys_it_had(gateway: Gateway) -> None:
+    pack = json.dumps([{"bn": "belt/", "n": "temperature", "u": "Cel", "t": -n, "v": n} for n in range(1, 41)])
+    for redelivered in (False, True):
+        topic = "millrace/device/esp32-7/reading/belt"
+        found = admit("millrace", topic, pack.encode(), (), FakeClock().now(), redelivered)
+        assert isinstance(found, list)
+        assert len(found) == 40
+        gateway.take(*found)
+    assert len(gateway.rows(Lane.BULK)) == 40
+
+
 def said_by(session: str, epoch: str, said_ns: int, **more: Any) -> DeviceStatus:
     """Return a live status of one agent of cam-1."""
     held = frozenset({epoch})
@@ -771,7 +782,9 @@ def test_on_a_full_disk_what_is_settled_makes_room_and_the_line_goes_on(gateway:
     connection = gateway.store.outbox.connection
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
     line, committed = Line(4), threading.Event()
-    line.put(Item(Malformed("millrace/device/cam-1/frame/top", bytes(60_000), "no picture"), committed.set))
+    assert line.offer(
+        Item(Malformed("millrace/device/cam-1/frame/top", bytes(60_000), "no picture"), committed.set), 1.0
+    )
     floor = Floor(gateway.loaded)
     writer = Writer(gateway.loaded, line, gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock)
     thread = threading.Thread(target=writer.run)

@@ -199,6 +199,20 @@ def test_with_reject_nothing_that_is_held_goes_and_devices_keep_what_comes(opene
     assert held == gateway.promised
 
 
+def test_what_was_sent_ahead_while_it_was_live_protects_nothing_that_waits(
+    opened: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = opened(FRAMES_BYTES, frame="drop_oldest")
+    gateway.take(*(frame(seq) for seq in range(1, 41)))
+    live = gateway.rows(Lane.FRAME)[-3:]
+    settle(tmp_path / "state", gateway.store.outbox.epoch, Lane.FRAME, live[0].position, live[-1].position)
+    for first in range(41, 241, 10):
+        gateway.take(*(frame(seq) for seq in range(first, first + 10)))
+    _, declared, _ = gateway.account()
+    assert min(first for first, _ in declared["device/cam-1"]) == SPARED_ROWS + 1, "the oldest but those under way"
+    assert_exact(gateway)
+
+
 def test_what_the_cloud_has_is_not_declared_lost(opened: Callable[..., Gateway], tmp_path: Path) -> None:
     gateway = opened(reading="drop_oldest")
     gateway.take(*(reading(seq) for seq in range(1, 101)))
