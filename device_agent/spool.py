@@ -75,7 +75,7 @@ class Spool:
     """The durable queue of one device. One thread uses it."""
 
     def __init__(self, settings: AgentSettings, machine_id: str, clock: Clock) -> None:
-        """Open or create it. Errors: Locked, NewerSchema, StorageFailed."""
+        """Open or create it. Errors: Locked, NewerSchema, StorageFailed; Damaged: the next start heals it."""
         self._prefix, self._device, self._clock = settings.prefix, settings.device, clock
         self._settings, self._folder = settings.spool, settings.state_dir
         self._volatile = _volatile_kinds(settings)
@@ -416,7 +416,10 @@ class Spool:
         """
         noted = self._outbox.note("young_from")
         if noted is not None and noted.startswith(f"{self.epoch}-"):
-            return events.parse_id(noted)[1]
+            try:
+                return events.parse_id(noted)[1]
+            except events.MalformedEvent as error:
+                self._outbox.spoilt(f"the note young_from makes no sense: {error}")
         with self._outbox.transaction():
             self._outbox.set_note("young_from", f"{self.epoch}-{self._shelves.next_seq}")
         return self._shelves.next_seq

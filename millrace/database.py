@@ -23,6 +23,7 @@ from millrace.birth import birth
 from millrace.blobs import StorageFailed, make_folder, sync_folder
 
 __all__ = [
+    "CommitFailed",
     "Connection",
     "Damaged",
     "Database",
@@ -75,6 +76,10 @@ class Damaged(Exception):
     def __init__(self, why: str, path: Path | None = None) -> None:
         super().__init__(why)
         self.path = path
+
+
+class CommitFailed(StorageFailed):
+    """The disk failed while it was to sync a commit: what was written may be found there at the next start."""
 
 
 class _Watched(sqlite3.Connection):
@@ -163,17 +168,28 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses."""
+        """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses.
+
+        Where it is a CommitFailed, all or nothing is known at the next start.
+        """
         try:
             with storage_errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield
                 crashpoints.reached("database.committing")
-                self.connection.execute("COMMIT")
+                self._commit()
                 crashpoints.reached("database.committed")
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
+
+    def _commit(self) -> None:
+        try:
+            self.connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+                raise CommitFailed(f"{self.path}: {error}") from error
+            raise
 
 
 class Viewer:
@@ -263,6 +279,8 @@ def find_fault(path: Path, budget_s: float) -> str | None:
     """Read a file's structure, read-only, for as long as the budget lasts; return what does not hold together."""
     if not path.exists():
         return None
+    if (fault := _header_fault(path)) is not None:
+        return fault
     try:
         connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, check_same_thread=False)
     except sqlite3.OperationalError:  # what keeps it from being opened will keep its owner too, who says so
@@ -292,6 +310,18 @@ def find_fault(path: Path, budget_s: float) -> str | None:
     if not 0 <= version <= MAX_SCHEMA_VERSION or (tables and not version):
         return f"its schema has the number {version}"
     return None if found == "ok" else " ".join(str(found).split())
+
+
+def _header_fault(path: Path) -> str | None:
+    """Return which number in the header is none that SQLite has written, where SQLite would call the file too new."""
+    with path.open("rb") as file:
+        header = file.read(48)
+    if len(header) < 48 or not header.startswith(b"SQLite format 3\0"):
+        return None  # if that is damage, SQLite says so itself
+    versions, schema_format = header[18:20], int.from_bytes(header[44:48], "big")
+    if any(version not in (1, 2) for version in versions) or schema_format > 4:
+        return f"its header has the versions {list(versions)} and the schema format {schema_format}"
+    return None
 
 
 def open_reader(path: Path, sign_of_life: str) -> Connection | None:

@@ -15,17 +15,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from millrace import events, jsontext, topics
 from millrace.ballast import Ballast
 from millrace.birth import birth
 from millrace.blobs import BlobStore, StorageFailed, make_folder
-from millrace.database import Damaged, Database, storage_errors
+from millrace.database import CommitFailed, Damaged, Database, storage_errors
 from millrace.entries import SELECT_LANE, Draft, Entry, Lane, checksum_of, entry_of, is_sound
 from millrace.healing import heal
 from millrace.ranges import RangeSet
-from millrace.rebuild import Known, Rebuild, Table
+from millrace.rebuild import AGE_MAX_S, Known, Rebuild, Table
 from millrace.reservation import LastSeen, Reservation
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,8 @@ class Outbox:
         last_position = self.connection.execute("SELECT max(position) FROM entry").fetchone()[0] or 0
         try:
             ((self.next_position, self.held_rows, self.held_bytes, age_s),) = rows
-            is_sane = self.next_position > last_position and min(self.held_rows, self.held_bytes, age_s) >= 0
+            is_sane = self.next_position > last_position and min(self.held_rows, self.held_bytes) >= 0
+            is_sane = is_sane and 0 <= age_s < AGE_MAX_S
         except (ValueError, TypeError):
             is_sane = False
         if not is_sane:
@@ -343,6 +344,10 @@ class Outbox:
         """Note, inside the present transaction, that ledger records account for what was in doubt."""
         self.connection.execute("DELETE FROM meta WHERE key = 'doubt'")
 
+    def spoilt(self, why: str) -> NoReturn:
+        """Say that what the file holds cannot be right: raise Damaged; the next start heals it."""
+        self._database.spoilt(why)
+
     def _share_epoch(self, other: Outbox) -> None:
         row = self.connection.execute("SELECT epoch, next_seq FROM own_epoch").fetchone()
         if row is not None:
@@ -407,7 +412,9 @@ class Outbox:
                 used_bytes = self._database.used_bytes()
             committed, self._used_bytes = True, used_bytes
             self._last_seen.note((self.epoch, self.next_seq, self.next_position))
-        except StorageFailed:
+        except StorageFailed as error:
+            if isinstance(error, CommitFailed):
+                self._new_pictures = set()  # their rows may come back; if not, the next start takes them for orphans
             if self._ballast is not None:
                 self._ballast.release()
             raise

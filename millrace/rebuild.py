@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 SEARCH_S = 2.0
 """How long rows in damaged parts are looked for one by one; what reads at once is carried however long it takes."""
 COMMIT_ROWS = 4096
+AGE_MAX_S = 1e10
+"""No file has been in use for 300 years."""
 PLAUSIBLE_POSITIONS = 1 << 32
 COMMIT_BYTES = 8 << 20
 
@@ -219,8 +221,11 @@ def _opened(old: Path, database: Database) -> Iterator[Ruin]:
 
 
 def _age_s(ruin: Ruin) -> float:
-    found = ruin.query("SELECT age_s FROM counter") or ruin.query("SELECT max(born_s) FROM entry")
-    return float(found[0][0]) if found and isinstance(found[0][0], float | int) else 0.0
+    for query in ("SELECT age_s FROM counter", "SELECT max(born_s) FROM entry"):
+        found = ruin.query(query)
+        if found and isinstance(found[0][0], float | int) and 0 <= found[0][0] < AGE_MAX_S:
+            return float(found[0][0])
+    return 0.0
 
 
 def _own_epochs(ruin: Ruin, reserved: Mapping[str, int]) -> dict[str, int]:

@@ -304,7 +304,7 @@ def test_damage_met_while_running_is_marked_and_the_next_start_heals(path: Path)
     again.close()
 
 
-@pytest.mark.parametrize("spoil", ["next_position = 3", "next_position = 'x'", "held_bytes = -5"])
+@pytest.mark.parametrize("spoil", ["next_position = 3", "next_position = 'x'", "held_bytes = -5", "age_s = 1e300"])
 def test_counters_that_make_no_sense_are_healed_at_once(path: Path, spoil: str) -> None:
     with sqlite3.connect(path) as vandal:
         vandal.execute(f"UPDATE counter SET {spoil}")
@@ -316,4 +316,18 @@ def test_counters_that_make_no_sense_are_healed_at_once(path: Path, spoil: str) 
     assert outbox.held_bytes == sum(e.bytes for e in outbox.read(0, 10_000)) + sum(
         file.stat().st_size for file in (path.parent / "frames").glob("??/*")
     )
+    assert add(outbox, 1)
+    outbox.close()
+
+
+@pytest.mark.parametrize(("at", "value"), [(18, 7), (19, 0), (44, 9)])
+def test_a_header_that_sqlite_takes_for_a_newer_one_is_healed(path: Path, at: int, value: int) -> None:
+    checkpoint(path)
+    overwrite(path, at, bytes([value]))
+    outbox = opened(path)
+    doubt = outbox.doubt()
+    assert doubt is not None
+    assert "header" in doubt.why
+    assert [entry.seq for entry in outbox.read(0, 10_000)] == list(range(21, ROWS + 21))
+    assert add(outbox, 1)
     outbox.close()

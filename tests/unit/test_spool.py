@@ -12,6 +12,7 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Admission, Parcel, Spool
 from millrace import clock, events, topics
 from millrace.blobs import StorageFailed
+from millrace.database import Damaged
 
 INSTANT = clock.Instant(1_795_249_800_123_456_789, "b0075b00-7b00-4b00-8b00-7b0075b0075b", 12_345_678_901)
 PNG = bytes.fromhex(
@@ -281,6 +282,19 @@ def test_what_is_young_stays_young_over_restarts_until_a_gateway_answers(
     assert keys(again) == [(again.epoch, 1), (again.epoch, 2)]
     again.settle(old, [(1, 10)])
     assert len(keys(again)) == 2
+
+
+def test_a_note_of_what_is_young_that_makes_no_sense_is_healed_by_the_next_start(
+    spool: Spool, opened: Callable[..., Spool]
+) -> None:
+    spool.admit([reading(1.0)])
+    spool._outbox.set_note("young_from", f"{spool.epoch}-\x11")
+    epoch = spool.epoch
+    with pytest.raises(Damaged, match="young_from"):
+        opened()
+    again = opened()
+    assert again.epoch != epoch
+    assert (epoch, 1) in keys(again)
 
 
 def test_an_answer_that_agrees_proves_what_was_minted_before_it(spool: Spool, opened: Callable[..., Spool]) -> None:
