@@ -144,7 +144,12 @@ class Spool:
             return True
         if self._outbox.is_short:
             return False
-        return shutil.disk_usage(self._folder).free - admission.size_bytes >= self._settings.min_free_bytes
+        try:
+            free_bytes = shutil.disk_usage(self._folder).free
+        except OSError as error:
+            log.error("disk_not_asked folder=%s error=%s", self._folder, error)
+            return False
+        return free_bytes - admission.size_bytes >= self._settings.min_free_bytes
 
     def make_room(self, needed_bytes: int) -> None:
         """Above high water let go of what the kinds' policies give up. Errors: StorageFailed.
@@ -227,7 +232,10 @@ class Spool:
         self._shelves.forget([entry.position])
 
     def settle(self, epoch: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Forget what a receipt covers; return the position ranges. Seqs never minted are not ours to forget."""
+        """Forget what a receipt covers; return the position ranges. Seqs never minted are not ours to forget.
+
+        What the tail does not let go stays until the next receipt, which says the same again. Errors: StorageFailed.
+        """
         positions = []
         if epoch in self._offsets:  # else none of its rows is held, and where they stood other rows may stand
             offset, minted = self._offsets[epoch], self.minted()[epoch]
@@ -238,10 +246,13 @@ class Spool:
                 self._outbox.set_note("young_from", None)
             for first, last in positions:
                 self._outbox.forget_range(first, last)
-        if self._shelves.tail is not None:
-            with self._shelves.tail.transaction():
-                for first, last in positions:
-                    self._shelves.tail.forget_range(first, last)
+        if (tail := self._shelves.tail) is not None:
+            try:
+                with tail.transaction():
+                    for first, last in positions:
+                        tail.forget_range(first, last)
+            except StorageFailed as error:
+                log.error("tail_not_settled epoch=%s error=%s", epoch, error)
         self._is_met |= epoch == self.epoch
         return positions
 

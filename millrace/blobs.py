@@ -12,6 +12,9 @@ from millrace import crashpoints
 
 log = logging.getLogger(__name__)
 
+_GONE = (errno.ENOENT, errno.EIO, errno.EUCLEAN, errno.EBADMSG)
+"""Not there, or the disk has lost what it says: a bad sector, a damaged folder, a checksum that is wrong."""
+
 
 class StorageFailed(Exception):
     """The disk is full or refuses to write; nothing of this write counts. Try again when there is room."""
@@ -22,6 +25,7 @@ class BlobStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._named: set[Path] = set()
 
     def path(self, sha256: str) -> Path:
         """Return where the blob of this digest lies, whether it is there or not."""
@@ -30,6 +34,7 @@ class BlobStore:
     def put(self, blobs: Mapping[str, bytes]) -> set[str]:
         """Write and sync each blob that is not there yet, and then the folders that name them; return the new ones.
 
+        The folders of all: one that is there may be of a process that was killed before it had synced its name.
         Errors: StorageFailed; then none of the new ones is left behind.
         """
         new: set[str] = set()
@@ -40,21 +45,27 @@ class BlobStore:
                     make_folder(target.parent)
                     _write_synced(target, content)
                     new.add(sha256)
-            for folder in {self.path(sha256).parent for sha256 in new}:
+            for folder in {self.path(sha256).parent for sha256 in blobs}:
                 sync_folder(folder)
+                if folder not in self._named:
+                    sync_folder(self._folder)
+                    self._named.add(folder)
         except OSError as error:
             self.discard(new)
             raise StorageFailed(f"{self._folder}: {error.strerror}") from error
         return new
 
     def get(self, sha256: str) -> bytes | None:
-        """Return the blob, or None if it is not (or no longer) there, or the disk cannot read it any more."""
+        """Return the blob, or None if it is not (or no longer) there, or the disk cannot read it any more.
+
+        Errors: StorageFailed.
+        """
         try:
             return self.path(sha256).read_bytes()
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EIO):
+            if error.errno in _GONE:
                 return None
-            raise
+            raise StorageFailed(f"{self.path(sha256)}: {error.strerror}") from error
 
     def discard(self, digests: Iterable[str]) -> None:
         """Unlink blobs whose last row is gone; one that is already missing is no error.

@@ -385,8 +385,9 @@ class Outbox:
         return self.epoch
 
     def minted(self) -> dict[str, int]:
-        """Return, for each of our own epochs, the highest seq given out (0 for none yet)."""
-        return dict(self.connection.execute("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number"))
+        """Return, for each of our own epochs, the highest seq given out (0 for none yet). Errors: StorageFailed."""
+        with storage_errors(self.path):
+            return dict(self.connection.execute("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number"))
 
     # --- writing
 
@@ -559,18 +560,24 @@ class Outbox:
     # --- reading
 
     def read(self, after: int, max_rows: int, lane: Lane | None = None) -> list[Entry]:
-        """Return up to `max_rows` entries in order, positions above `after`, of one lane or of all."""
-        if lane is None:
-            rows = self.connection.execute(_SELECT_ALL, (after, max_rows))
-        else:
-            rows = self.connection.execute(SELECT_LANE, (int(lane), after, max_rows))
-        return [entry_of(*row) for row in rows.fetchall()]
+        """Return up to `max_rows` entries in order, positions above `after`, of one lane or of all.
+
+        Errors: StorageFailed.
+        """
+        with storage_errors(self.path):
+            if lane is None:
+                rows = self.connection.execute(_SELECT_ALL, (after, max_rows))
+            else:
+                rows = self.connection.execute(SELECT_LANE, (int(lane), after, max_rows))
+            return [entry_of(*row) for row in rows.fetchall()]
 
     def first_position(self, after: int = 0) -> int | None:
-        """Return the lowest position held above `after`, or None."""
-        found: int | None = self.connection.execute(
-            "SELECT min(position) FROM entry WHERE position > ?", (after,)
-        ).fetchone()[0]
+        """Return the lowest position held above `after`, or None. Errors: StorageFailed."""
+        found: int | None
+        with storage_errors(self.path):
+            (found,) = self.connection.execute(
+                "SELECT min(position) FROM entry WHERE position > ?", (after,)
+            ).fetchone()
         return found
 
     def size_bytes(self, entry: Entry) -> int:

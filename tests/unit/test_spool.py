@@ -148,6 +148,14 @@ def test_what_the_quota_has_no_room_for_is_refused_before_it_is_promised(opened:
     assert not opened(min_free_bytes=1 << 60).has_room(frame())
 
 
+def test_a_disk_that_cannot_be_asked_has_no_room(spool: Spool, tmp_path: Path) -> None:
+    assert spool.has_room(reading(1.0))
+    (tmp_path / "state").rename(tmp_path / "away")
+    assert not spool.has_room(reading(1.0))
+    (tmp_path / "away").rename(tmp_path / "state")
+    assert spool.has_room(reading(1.0))
+
+
 def test_a_disk_that_refuses_promises_nothing(spool: Spool) -> None:
     spool.admit([reading(1)])
     fill(spool)

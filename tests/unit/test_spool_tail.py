@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from unit.failing_calls import calls_fail
 
 from device_agent import memory
 from device_agent.settings import AgentSettings
@@ -353,6 +354,17 @@ def test_a_full_disk_leaves_the_tail_in_memory_and_a_start_after_a_kill_finds_it
     again = device.start()
     assert seqs(again) == list(range(1, 61))
     assert all(again.parcel(entry) for entry in again.read(0, 100))
+
+
+def test_a_tail_that_lets_nothing_go_does_not_keep_a_receipt_from_being_heard(device: Device) -> None:
+    spool = device.start()
+    spool.admit([reading(), frame(1)])
+    with calls_fail("pwrite64", "ENOSPC", device.ram / "tail.db-wal"):
+        assert spool.settle(spool.epoch, [(1, 2)]) == [(1, 2)]
+    assert seqs(spool) == [2]
+    assert not spool.is_ahead(spool.epoch, [(1, 2)])
+    spool.settle(spool.epoch, [(1, 2)])
+    assert seqs(spool) == []
 
 
 def test_a_kill_between_disk_and_memory_while_rows_move_doubles_nothing(device: Device) -> None:
