@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 BURST_S = 2.0  # a device that was quiet may send for so long at twice its rate
+COMPANY_S = 10.0  # who was heard within this is on the floor too
 CALM_S = 10.0  # after so long without being turned away, a device's window doubles again
 HALVINGS_MAX = 6
 BUCKETS_MIN = 64
@@ -47,14 +48,23 @@ class TurnedAway:
 class Shares(Generic[T]):
     """Queues for each device, served in turn. One thread offers and takes; others may ask for windows and facts."""
 
-    def __init__(self, max_bytes: int, window_bytes: int, events_s: float, bytes_s: float) -> None:
-        """Begin with nothing; `max_bytes` is for all that waits.
+    def __init__(
+        self, max_bytes: int, window_bytes: int, events_s: float, bytes_s: float, max_in_company: int = 1 << 30
+    ) -> None:
+        """Begin with nothing; `max_bytes` is for all that waits, `max_in_company` events while others are heard too.
+
+        That many must be less than a broker leaves unacknowledged: else what one device has waiting here keeps the
+        others' events waiting there.
 
         A device may send `events_s` events/s and `bytes_s` bytes/s at any time, and have `window_bytes` under way
         without a receipt while it keeps to its share.
         """
         self._max_bytes, self._window_bytes = max_bytes, window_bytes
         self._events_s, self._bytes_s = events_s, bytes_s
+        self._max_in_company = max_in_company
+        self._last_device, self._last_heard_s = "", 0.0
+        self._company_s = float("-inf")
+        self._waiting = 0
         self._queues: dict[str, _Queue[T]] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._buckets_pruned = BUCKETS_MIN
@@ -73,7 +83,12 @@ class Shares(Generic[T]):
         queue.items.append((item, size_bytes))
         queue.size_bytes += size_bytes
         self.waiting_bytes += size_bytes
+        self._waiting += 1
         away = []
+        while self._in_company(device, now_s) and self._waiting > self._max_in_company:
+            most = max(self._queues, key=lambda name: len(self._queues[name].items))
+            away.append((most, self._drop_newest(most)))
+            self._note(most, now_s)
         while self.waiting_bytes > self._max_bytes and self.waiting_bytes > size_bytes:
             longest = self._longest(device)
             away.append((longest, self._drop_newest(longest)))
@@ -89,6 +104,7 @@ class Shares(Generic[T]):
         item, size_bytes = queue.items.popleft()
         queue.size_bytes -= size_bytes
         self.waiting_bytes -= size_bytes
+        self._waiting -= 1
         if queue.items:
             self._queues[device] = queue  # behind all others
         return item
@@ -104,6 +120,13 @@ class Shares(Generic[T]):
         """Return how many events of each device were turned away, for those that still feel it."""
         known = list(self._turned_away.items())
         return {device: away.events for device, away in known if _halvings(away, now_s)}
+
+    def _in_company(self, device: str, now_s: float) -> bool:
+        """Whether another device than this was heard of late."""
+        if device != self._last_device and self._last_device:
+            self._company_s = self._last_heard_s
+        self._last_device, self._last_heard_s = device, now_s
+        return now_s - self._company_s < COMPANY_S
 
     def _within_rate(self, device: str, size_bytes: int, now_s: float) -> bool:
         bucket = self._buckets.get(device)
@@ -143,6 +166,7 @@ class Shares(Generic[T]):
         item, size_bytes = queue.items.pop()
         queue.size_bytes -= size_bytes
         self.waiting_bytes -= size_bytes
+        self._waiting -= 1
         if not queue.items:
             del self._queues[device]
         return item

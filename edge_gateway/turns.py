@@ -22,6 +22,7 @@ from edge_gateway.shares import Shares
 from edge_gateway.sheds import Sheds
 from millrace import clock, topics
 from millrace.inbox import Delivery, Inbox
+from millrace.mqtt import RECEIVE_MAXIMUM
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,11 @@ class Turns(Inbox):
         self._prefix, self._sheds, self._metrics, self._clock = settings.prefix, sheds, metrics, time
         self._admits = admits
         self.shares: Shares[Waiting] = Shares(
-            limits.inbox_bytes, limits.window_bytes, limits.device_events_s, limits.device_bytes_s
+            limits.inbox_bytes,
+            limits.window_bytes,
+            limits.device_events_s,
+            limits.device_bytes_s,
+            RECEIVE_MAXIMUM // 2,
         )
         self._others: deque[object] = deque()
         self._said_s: dict[str, float] = {}

@@ -66,20 +66,24 @@ FAULTS = (
 
 
 def tables(runs: Sequence[Run], path: str) -> str:
-    """Return the verdict and the side by side, as Markdown; only runs on this durable path count."""
+    """Return the verdict and the side by side, as Markdown; only runs on this durable path count.
+
+    Runs on former states of it are named behind the verdict, and no more.
+    """
     counted = [run for run in runs if run.path == path]
     lines = [
         "| fault | wanted | done | promised | lost | duplicated | out of order | outcome |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for fault in FAULTS:
-        mine = [
-            run for run in counted if run.fault == fault.name and (not fault.variants or run.variant in fault.variants)
+        ever = [
+            run for run in runs if run.fault == fault.name and (not fault.variants or run.variant in fault.variants)
         ]
-        void = sum(run.outcome == "void" for run in mine)
-        mine = [run for run in mine if run.outcome != "void"]
+        mine = [run for run in ever if run.path == path and run.outcome != "void"]
+        void = sum(run.path == path and run.outcome == "void" for run in ever)
         verdict = _verdict(mine, fault) + (f"; {void} void" if void else "")
-        lines.append(_row([fault.says, _wanted(fault)], mine, verdict))
+        former = _former([run for run in ever if run.path != path])
+        lines.append(_row([fault.says, _wanted(fault)], mine, "; ".join(filter(None, [verdict, former]))))
     beside = [run for run in counted if run.fault == PEERS]
     if beside:
         lines += [
@@ -98,6 +102,13 @@ def _row(begin: list[str], runs: Sequence[Run], verdict: str | None = None) -> s
     ]
     cells = [*begin, *(f"{number:,}" if runs else "" for number in sums), *([] if verdict is None else [verdict])]
     return "| " + " | ".join(cells) + " |"
+
+
+def _former(runs: Sequence[Run]) -> str:
+    """Say what ran before the durable path was changed last."""
+    counts = {outcome: sum(run.runs for run in runs if run.outcome == outcome) for outcome in ("ok", "failed", "void")}
+    said = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count)
+    return f"on former states {said}" if said else ""
 
 
 def _wanted(fault: Fault) -> str:

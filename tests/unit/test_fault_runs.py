@@ -42,7 +42,9 @@ def test_a_change_to_the_durable_path_starts_its_rows_anew(tmp_path: Path) -> No
     row = "| a file truncated, zeroed, flipped, overwritten or gone | 500 |"
     assert f"{row} 500 | 5 | 0 | 0 | 0 | ok |" in tables([run], before)
     (tmp_path / "a.py").write_text("one = 2\n")
-    assert f"{row}  |  |  |  |  | not yet run |" in tables([run], path_digest(["a.py"], tmp_path))
+    assert f"{row}  |  |  |  |  | not yet run; on former states 500 ok |" in tables(
+        [run], path_digest(["a.py"], tmp_path)
+    )
 
 
 def test_a_failure_stays_said_and_each_variant_must_have_its_runs() -> None:
@@ -57,6 +59,8 @@ def test_a_failure_stays_said_and_each_variant_must_have_its_runs() -> None:
     assert said(*done[:3]).endswith("| ok so far |"), "one program has not run"
     assert said(*done[:3], half).endswith("| ok so far |")
     assert said(*done[:3], half, half).endswith("| ok |")
+    old = [replace(done[0], path="there"), replace(failed, path="there")]
+    assert said(*old).endswith("|  |  |  |  |  | not yet run; on former states 20 ok, 10 failed |")
     assert said(*done, failed).endswith("| 4 × 20 | 90 | 0 | 1 | 0 | 0 | failed |")
     assert said(*done, replace(failed, outcome="void")).endswith("| 4 × 20 | 80 | 0 | 0 | 0 | 0 | ok; 1 void |")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_gateway.shares import BURST_S, CALM_S, HALVINGS_MAX, Shares
+from edge_gateway.shares import BURST_S, CALM_S, COMPANY_S, HALVINGS_MAX, Shares
 
 ROOM, WINDOW = 1000, 1 << 20
 ANY = 1e12
@@ -119,3 +119,14 @@ def test_what_is_remembered_of_devices_that_come_and_go_stays_small() -> None:
         found.offer(f"device-{number}", "x", 10, number / 10)
         most = max(most, len(found._buckets) + len(found._turned_away) + len(found._queues))
     assert most < 2000
+
+
+def test_while_others_are_heard_no_device_keeps_more_waiting_than_the_broker_leaves_unacknowledged() -> None:
+    found: Shares[str] = Shares(1 << 30, WINDOW, ANY, ANY, 20)
+    assert all(found.offer("flood", f"f{n}", 10, 0.0) == [] for n in range(100)), "alone it may use everything"
+    away = found.offer("quiet", "q", 500, 1.0)
+    assert [device for device, _ in away] == ["flood"] * 81
+    assert "q" in taken(found)
+    for number in range(30):
+        found.offer("flood", f"g{number}", 10, 2.0 + COMPANY_S)
+    assert len(taken(found)) == 30, "it has been alone again for a while"
