@@ -76,6 +76,7 @@ class Turns(Inbox):
         )
         self._others: deque[object] = deque()
         self._said_s: dict[str, float] = {}
+        self._saying = threading.RLock()
         self._changed = threading.Condition()
         self.refused: dict[str, str | None] = {}
         """Topics that were refused of late, each with the nearest good one."""
@@ -111,12 +112,13 @@ class Turns(Inbox):
         """Count and show a topic that is refused; many invented ones are said now and then only."""
         self._metrics.refused_topics.inc()
         shown = error.topic[:200]
-        if shown in self.refused or (len(self.refused) >= REFUSED_SHOWN and not self._may_say("refused")):
-            return
+        with self._saying:
+            if shown in self.refused or (len(self.refused) >= REFUSED_SHOWN and not self._may_say("refused")):
+                return
+            while len(self.refused) >= REFUSED_SHOWN:
+                self.refused.pop(next(iter(self.refused)))
+            self.refused[shown] = error.nearest
         log.warning("topic_refused topic=%r nearest=%r", shown, error.nearest)
-        while len(self.refused) >= REFUSED_SHOWN:
-            self.refused.pop(next(iter(self.refused)))
-        self.refused[shown] = error.nearest
 
     def _hear(self, delivery: Delivery) -> None:
         try:
@@ -168,9 +170,10 @@ class Turns(Inbox):
 
     def _may_say(self, what: str) -> bool:
         """Whether it is time to say something again that may come in floods."""
-        now_s = self._clock.uptime_s()
-        if now_s - self._said_s.get(what, float("-inf")) < SAY_EVERY_S:
-            return False
-        self._said_s = {said: at_s for said, at_s in self._said_s.items() if now_s - at_s < SAY_EVERY_S}
-        self._said_s[what] = now_s
-        return True
+        with self._saying:
+            now_s = self._clock.uptime_s()
+            if now_s - self._said_s.get(what, float("-inf")) < SAY_EVERY_S:
+                return False
+            self._said_s = {said: at_s for said, at_s in self._said_s.items() if now_s - at_s < SAY_EVERY_S}
+            self._said_s[what] = now_s
+            return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,3 +152,24 @@ def test_thousands_of_invented_devices_take_no_room(inbox: Inbox) -> None:
     assert inbox.count("millrace_events_crowded_out_total") == 4999
     assert inbox.taken() == ["invented-0"]
     assert len(inbox.acked) == 4999
+
+
+def test_two_threads_that_ask_at_once_may_say_it_once(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    both = threading.Barrier(2)
+
+    class Compared(float):
+        """A time that is subtracted when both threads have looked at when it was said last."""
+
+        def __sub__(self, other: float) -> float:
+            with suppress(threading.BrokenBarrierError):  # broken: one waits until the other has done
+                both.wait(0.2)
+            return float(self) - other
+
+    inbox.clock.seconds = Compared(100)
+    threads = [threading.Thread(target=inbox.hear, args=(f"invented-{number}", KEYED)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inbox.count("millrace_events_crowded_out_total") == 1
