@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edge_gateway.store import Store
 from millrace import events, jsontext, topics
 from millrace.entries import Entry
 from millrace.outbox import Doubt
 from millrace.ranges import RangeSet
-from millrace.rebuild import Table
-
-if TYPE_CHECKING:
-    from edge_gateway.store import Store
 
 ROWS_AT_ONCE = 256
 Accounted = dict[tuple[str, str], RangeSet]
 """For each device and epoch, the seqs that some row stands or speaks for."""
-
-
-def _is_stream(row: tuple[Any, ...]) -> bool:
-    try:
-        no, device, epoch, watermark, ahead = row
-        topics.check_level(device)
-        RangeSet((int(first), int(last)) for first, last in json.loads(ahead))
-        return isinstance(no, int) and 0 <= int(watermark) <= events.SEQ_MAX and bool(events.EPOCH.match(epoch))
-    except (ValueError, TypeError):
-        return False
-
-
-def _is_answer(row: tuple[Any, ...]) -> bool:
-    return all(isinstance(number, int) and number >= 0 for number in row[:4]) and isinstance(row[4], str)
-
-
-def _is_declared(row: tuple[Any, ...]) -> bool:
-    try:
-        RangeSet((int(first), int(last)) for first, last in json.loads(row[1]))
-        return isinstance(row[0], int)
-    except (ValueError, TypeError):
-        return False
-
-
-def _is_quarantined(row: tuple[Any, ...]) -> bool:
-    return isinstance(row[1], int) and isinstance(row[4], bytes)
-
-
-def _is_tie(row: tuple[Any, ...]) -> bool:
-    return all(isinstance(name, str) for name in row[1:5]) and all(isinstance(n, int) for n in (row[0], *row[5:]))
-
-
-TABLES = (
-    Table("tie", _is_tie, key=("origin", "bootid", "peer", "peer_bootid", "span")),
-    Table("stream", _is_stream, number="no"),
-    Table("declared", _is_declared, key=("stream",)),
-    Table("answer", _is_answer, key=("stream", "seq")),
-    Table("quarantine", _is_quarantined, number="no"),
-)
 
 
 def relearn(store: Store) -> Accounted:

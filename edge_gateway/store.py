@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_gateway.relearn import TABLES
 from edge_gateway.streams import Stream
+from edge_gateway.tables import STEPS, TABLES
 from millrace import crashpoints, ties
 from millrace.blobs import BlobStore
 from millrace.entries import Draft, Entry, Lane
@@ -26,25 +26,6 @@ ANSWER_BYTES = 128
 FORGET_EVERY = 1000
 PURGE_ROWS = 500
 PURGED_SHARE = 0.9  # a store that was full is cleared down to this, so that it is not full again at once
-_STEPS = (
-    """
-CREATE TABLE stream (
-    no INTEGER PRIMARY KEY, device TEXT NOT NULL, epoch TEXT NOT NULL,
-    watermark INTEGER NOT NULL, ahead TEXT NOT NULL, UNIQUE (device, epoch)
-);
-CREATE TABLE answer (
-    stream INTEGER, seq INTEGER, position INTEGER NOT NULL, rows INTEGER NOT NULL, digest TEXT NOT NULL,
-    PRIMARY KEY (stream, seq)
-) WITHOUT ROWID;
-CREATE TABLE quarantine (
-    no INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL, topic TEXT NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL
-);
-""",
-    ties.SCHEMA
-    + """
-CREATE TABLE declared (stream INTEGER, ranges TEXT NOT NULL, PRIMARY KEY (stream)) WITHOUT ROWID;
-""",
-)
 _OWN_LANES = (Lane.ALARM, Lane.VERDICT, Lane.RESULT)
 QUARANTINE_PAYLOAD_BYTES = 64 << 10
 
@@ -68,7 +49,7 @@ class Store:
         room = Room.for_quota(max_bytes, ballast_bytes, tables_bytes)
         self.blobs = BlobStore(folder / "frames")
         self.outbox = Outbox(
-            folder / "gateway.db", self.blobs, machine_id, Extension(_STEPS, TABLES, _OWN_LANES), room=room
+            folder / "gateway.db", self.blobs, machine_id, Extension(STEPS, TABLES, _OWN_LANES), room=room
         )
         self._connection = self.outbox.connection
         self._settled = SettledReader(folder / "sync.db")

@@ -59,6 +59,7 @@ DURABLE_PATH = (
     "edge_gateway/sheds.py",
     "edge_gateway/store.py",
     "edge_gateway/streams.py",
+    "edge_gateway/tables.py",
     "edge_gateway/turns.py",
     "millrace/ballast.py",
     "millrace/bare_readings.py",

@@ -42,21 +42,15 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 MODULES = dict(modules())
 
 
-def imports(tree: ast.AST, *, at_start_only: bool = False) -> Iterator[str]:
-    """Yield what is imported; `from a import b` as a.b. At start: neither in functions nor for type checkers."""
+def imports(tree: ast.AST, *, in_functions: bool = True) -> Iterator[str]:
+    """Yield what is imported, for type checkers alone too; `from a import b` as a.b."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif not (at_start_only and _runs_later(node)):
-            yield from imports(node, at_start_only=at_start_only)
-
-
-def _runs_later(node: ast.AST) -> bool:
-    if isinstance(node, ast.If):
-        return "TYPE_CHECKING" in ast.unparse(node.test)
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        elif in_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imports(node, in_functions=in_functions)
 
 
 def top(name: str) -> str:
@@ -89,9 +83,10 @@ def test_each_package_imports_only_what_it_may() -> None:
     assert not strangers
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_modules_know_each_other_in_a_circle() -> None:
+    """An import for type checkers counts: who names the other's types has to change with it."""
     graph = {
-        name: {near for found in imports(tree, at_start_only=True) if (near := _module_of(found)) not in (None, name)}
+        name: {near for found in imports(tree, in_functions=False) if (near := _module_of(found)) not in (None, name)}
         for name, tree in MODULES.items()
     }
     assert tuple(graphlib.TopologicalSorter(graph).static_order())
