@@ -18,6 +18,7 @@ class SiteBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._stores: dict[str, BlobStore] = {}
         self._mutex = threading.Lock()
 
     def put(self, site: str, sha256: str, content: bytes) -> bool:
@@ -42,4 +43,4 @@ class SiteBlobs:
             return None
 
     def _store(self, site: str) -> BlobStore:
-        return BlobStore(self._folder / site)
+        return self._stores.setdefault(site, BlobStore(self._folder / site))

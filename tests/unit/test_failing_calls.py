@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from unit.failing_calls import calls_fail
 
+from cloud_sync.reference_cloud.blobs import SiteBlobs
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import CommitFailed
 from millrace.entries import Draft, Lane
@@ -86,3 +87,11 @@ def test_the_name_of_a_picture_that_another_process_left_is_synced_too(outbox: O
     with calls_fail("fsync", "EIO", folder.parent):
         assert later.put({DIGEST: PICTURE}) == set()  # once is enough
     assert later.get(DIGEST) == PICTURE
+
+
+def test_the_cloud_syncs_the_names_of_a_sites_folders_once(tmp_path: Path) -> None:
+    pictures = SiteBlobs(tmp_path)
+    assert pictures.put("plant", DIGEST, PICTURE)
+    with calls_fail("fsync", "EIO", tmp_path / "plant"):
+        assert not pictures.put("plant", DIGEST, PICTURE)
+    assert pictures.put("other", DIGEST, PICTURE)
