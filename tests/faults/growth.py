@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import resource
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+
+from faults.watch import Watch
 
 from millrace.chaos.line import Line
 
-EVERY_S = 2.0
 WARM_UP_RATIO = 0.25  # of the samples: pools and caches fill at first
 
 
 @dataclass
-class Growth:
+class Growth(Watch):
     """Samples every program of a line from `__enter__` on."""
 
+    every_s = 2.0
     line: Line
     samples: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(EVERY_S):
-            for name, program in self.line.programs.items():
-                pages = int(Path(f"/proc/{program.pid}/statm").read_text().split()[1])
-                self.samples.setdefault(name, []).append((time.monotonic(), pages * resource.getpagesize()))
+    def look(self) -> None:
+        """Take a sample of each."""
+        for name, program in self.line.programs.items():
+            pages = int(Path(f"/proc/{program.pid}/statm").read_text().split()[1])
+            self.samples.setdefault(name, []).append((time.monotonic(), pages * resource.getpagesize()))
 
     def mb_per_h(self) -> dict[str, float]:
         """Return each program's growth after its warming up."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import paho.mqtt.client as paho
+from faults.watch import Watch
 from paho.mqtt.enums import CallbackAPIVersion
 
 from millrace import clock, topics
@@ -92,37 +93,26 @@ class Floor:
 
 
 @dataclass
-class Health:
+class Health(Watch):
     """Asks the gateway's /health twice a second and remembers what it said, and when."""
 
+    every_s = 0.5
     port: int
     said: list[tuple[float, float, dict[str, Any]]] = field(default_factory=list)
     """(asked at, answered at, the answer)"""
 
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        while not self._stop.wait(0.5):
-            asked_s = time.monotonic()
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
-            try:
-                connection.request("GET", "/health")
-                value = json.loads(connection.getresponse().read())
-                self.said.append((asked_s, time.monotonic(), value))
-            except (OSError, http.client.HTTPException):
-                pass  # no answer is no false one
-            finally:
-                connection.close()
+    def look(self) -> None:
+        """Ask once; no answer is no false one."""
+        asked_s = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
+        try:
+            connection.request("GET", "/health")
+            value = json.loads(connection.getresponse().read())
+            self.said.append((asked_s, time.monotonic(), value))
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
 
     def between(self, first_s: float, last_s: float) -> list[dict[str, Any]]:
         """Return what was asked and answered within these times."""
