@@ -20,8 +20,9 @@ from millrace import crashpoints
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import Damaged, mark_of
 from millrace.entries import Draft, Entry
-from millrace.outbox import Outbox, Room
+from millrace.outbox import Outbox
 from millrace.reservation import BLOCK_SEQS
+from millrace.room import Room
 from millrace.tail import KEY, TAIL_FILE, TailNote, parse
 
 log = logging.getLogger(__name__)

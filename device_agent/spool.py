@@ -21,9 +21,10 @@ from millrace import events, jsontext, quota, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Clock, Instant
 from millrace.entries import Draft, Entry, Lane
-from millrace.outbox import Outbox, Room
+from millrace.outbox import Outbox
 from millrace.quota import Held, Shedding
 from millrace.ranges import RangeSet
+from millrace.room import Room
 
 log = logging.getLogger(__name__)
 

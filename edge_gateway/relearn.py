@@ -7,8 +7,8 @@ from typing import Any
 
 from edge_gateway.store import Store
 from millrace import events, jsontext, topics
+from millrace.doubts import Doubt
 from millrace.entries import Entry
-from millrace.outbox import Doubt
 from millrace.ranges import RangeSet
 
 ROWS_AT_ONCE = 256

@@ -15,8 +15,10 @@ from millrace import crashpoints, ties
 from millrace.blobs import BlobStore
 from millrace.entries import Draft, Entry, Lane
 from millrace.mending import Sighting
-from millrace.outbox import Extension, Outbox, Room
+from millrace.outbox import Outbox
+from millrace.outbox_tables import Extension
 from millrace.ranges import RangeSet
+from millrace.room import Room
 from millrace.settled import SettledReader
 
 log = logging.getLogger(__name__)

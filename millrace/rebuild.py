@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from millrace import events, jsontext
+from millrace import doubts, events
 from millrace.blobs import BlobStore
+from millrace.counters import AGE_MAX_S
 from millrace.database import TAILS, Database, Ruin
+from millrace.doubts import Doubt
 from millrace.salvage import Row, Search, by_name, by_number, knows, lend_first_page
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,6 @@ log = logging.getLogger(__name__)
 SEARCH_S = 2.0
 """How long rows in damaged parts are looked for one by one; what reads at once is carried however long it takes."""
 COMMIT_ROWS = 4096
-AGE_MAX_S = 1e10
-"""No file has been in use for 300 years."""
 PLAUSIBLE_POSITIONS = 1 << 32
 COMMIT_BYTES = 8 << 20
 
@@ -141,7 +141,7 @@ class Rebuild:
     def _settle_counters(self, ruin: Ruin, database: Database, carried: _Carried, why: str) -> int:
         own = _own_epochs(ruin, self._known.reserved)
         next_position = self._next_position(ruin, carried.last_position + 1)
-        doubt = {epoch: [1, last] for epoch, last in self._minted_at_most(own, carried).items() if last}
+        doubt = {epoch: (1, last) for epoch, last in self._minted_at_most(own, carried).items() if last}
         run = database.connection.execute
         with database.transaction():
             for number, epoch in enumerate([*doubt, self._new_epoch], 1):
@@ -154,8 +154,7 @@ class Rebuild:
                 (next_position, rows, held_bytes, carried.age_s),
             )
             run("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (self._machine_id,))
-            told = jsontext.dump({"why": why, "is_salvaged": True, "ranges": doubt}).decode()
-            run("INSERT OR REPLACE INTO meta VALUES ('doubt', ?)", (told,))
+            doubts.write(database.connection, Doubt(why, True, doubt))
         return int(rows)
 
     def _next_position(self, ruin: Ruin, at_least: int) -> int:

@@ -16,10 +16,11 @@ from edge_gateway.commit import Committer
 from edge_gateway.metrics import Metrics
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
-from millrace import ballast, clock, events, outbox, topics
+from millrace import ballast, clock, events, room, topics
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.entries import Draft, Lane
-from millrace.outbox import Outbox, Room
+from millrace.outbox import Outbox
+from millrace.room import Room
 
 DISK_BYTES, FILES = 16 << 20, 400
 ROOM = Room(1 << 30, 1 << 20)
@@ -169,7 +170,7 @@ def test_a_salvage_on_a_full_disk_uses_the_ballast(tmp_path: Path) -> None:
 def test_the_files_own_limit_comes_before_the_disk_and_leaves_room_for_ledger_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "RESERVE_BYTES", 256 << 10)
+    monkeypatch.setattr(room, "RESERVE_BYTES", 256 << 10)
     queue = open_outbox(tmp_path, Room(1 << 20, 64 << 10))
     while not queue.is_short:
         keep(queue, 10)

@@ -10,7 +10,8 @@ import pytest
 from millrace import ballast
 from millrace.ballast import Ballast
 from millrace.blobs import BlobStore, StorageFailed
-from millrace.outbox import Outbox, Room
+from millrace.outbox import Outbox
+from millrace.room import Room
 
 
 def test_a_probe_that_cannot_be_unlinked_leaves_the_write_a_storage_failure(tmp_path: Path) -> None:

@@ -216,8 +216,8 @@ def test_orphans_that_the_start_has_no_time_for_go_before_later_transactions(
     add(outbox, 1, Lane.FRAME, RED)
     orphans = {f"{number:02x}" * 32: b"orphan" for number in range(20)}
     outbox.blobs.put(orphans)
-    monkeypatch.setattr("millrace.outbox.ORPHANS_AT_START_S", -1.0)
-    monkeypatch.setattr("millrace.outbox.ORPHANS_BETWEEN_S", -1.0)
+    monkeypatch.setattr("millrace.pictures.ORPHANS_AT_START_S", -1.0)
+    monkeypatch.setattr("millrace.pictures.ORPHANS_BETWEEN_S", -1.0)
     again = reopened()
     assert len(pictures(again)) >= 20
     for seq in range(2, 30):
