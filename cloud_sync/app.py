@@ -18,7 +18,7 @@ from cloud_sync.submit import Cloud
 from cloud_sync.witness import Witness
 from millrace.cli import config_option
 from millrace.clock import SystemClock
-from millrace.service import Actor, run, set_up_logging
+from millrace.service import SILENT_AFTER_S, Actor, run, set_up_logging
 from millrace.settings import load
 from millrace.ties import TieReader
 
@@ -47,12 +47,14 @@ def command(config: Path) -> None:
     )
     drain = Drain(settings, progress, Cloud(settings.cloud, witness), link, clock)
     control = Control(settings.state_dir, Orders(progress, settings.state_dir, clock))
+    # Without an answer of the cloud's own there is no beat: a row is refused, and then the same request without it too.
+    silence_s = SILENT_AFTER_S + 2 * settings.cloud.request_deadline_s
     log.info("sync_ready gateway=%s url=%s", settings.gateway, settings.cloud.url)
     try:
         run(
             [
                 Actor("control", control.run, control.interrupt),
-                Actor("drain", drain.run, drain.interrupt, drain.beat),
+                Actor("drain", drain.run, drain.interrupt, drain.beat, silence_s),
             ],
             clock,
         )

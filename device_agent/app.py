@@ -64,7 +64,7 @@ def assemble(settings: AgentSettings, time: clock.Clock) -> tuple[Spool, list[Ac
     keeper = Keeper(settings, spool, connection, feeds, time)
     actors = [
         Actor("mqtt", connection.run, connection.interrupt),
-        Actor("keeper", keeper.run, keeper.interrupt, keeper.beat),
+        Actor("keeper", keeper.run, keeper.interrupt, keeper.beat, writes=True),
         *(Actor(f"feed-{feed.name}", feed.run, feed.interrupt, feed.beat) for feed in feeds),
     ]
     log.info(

@@ -107,7 +107,7 @@ def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, tim
     actors = [
         Actor("mqtt", connection.run, connection.interrupt),
         Actor("intake", intake.run, intake.interrupt, intake.beat),
-        Actor("writer", writer.run, writer.interrupt, writer.beat),
+        Actor("writer", writer.run, writer.interrupt, writer.beat, writes=True),
     ]
     ready = threading.Event()
     if settings.http.enabled:

@@ -15,11 +15,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from millrace.cli import EXIT_TRY_LATER
 from millrace.clock import Clock
 
 log = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 10.0
+SILENT_AFTER_S = 30.0
 _LOG_FORMAT = "%(levelname)s %(name)s %(message)s"
 
 
@@ -41,12 +43,18 @@ class Beat:
 
 @dataclass
 class Actor:
-    """One part of a process: `run` blocks until it is done or `interrupt` was called from another thread."""
+    """One part of a process: `run` blocks until it is done or `interrupt` was called from another thread.
+
+    `silence_s` is for how long it may work on without a beat. `writes` says that it has a file in its hands, which
+    nobody else may touch while it lives.
+    """
 
     name: str
     run: Callable[[], None]
     interrupt: Callable[[], None]
     beat: Beat | None = None
+    silence_s: float = SILENT_AFTER_S
+    writes: bool = False
     _thread: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -54,6 +62,9 @@ def run(actors: Sequence[Actor], clock: Clock, *, ready: threading.Event | None 
     """Run all actors until the first ends, then end the others, last started first; raise that first one's error.
 
     SIGTERM and SIGINT end the group as a success. systemd is told READY once `ready` is set (or at once).
+    One that `writes` has the time to end for itself, whoever was slow before it. If it does not, such as within a
+    commit that a disk never answers, the process ends here and now with status 75: nobody may close its file beside
+    it, and what was promised stands already.
     """
     ended = threading.Event()
     first_error: list[BaseException] = []
@@ -91,9 +102,13 @@ def run(actors: Sequence[Actor], clock: Clock, *, ready: threading.Event | None 
     for actor in reversed(actors):
         actor.interrupt()
         assert actor._thread is not None
-        actor._thread.join(max(0.0, deadline_s - clock.uptime_s()))
+        actor._thread.join(JOIN_TIMEOUT_S if actor.writes else max(0.0, deadline_s - clock.uptime_s()))
         if actor._thread.is_alive():
             log.error("actor_stuck actor=%s timeout_s=%.0f", actor.name, JOIN_TIMEOUT_S)
+    for actor in actors:
+        if actor.writes and actor._thread is not None and actor._thread.is_alive():
+            log.error("stopped_at_once actor=%s: its file is left as it stands", actor.name)
+            os._exit(EXIT_TRY_LATER)
     log.info("stopped")
     if first_error:
         raise first_error[0]
@@ -108,7 +123,11 @@ def _supervise(actors: Sequence[Actor], ended: threading.Event, ready: threading
         if not told and (ready is None or ready.is_set()):
             notify("READY=1")
             told = True
-        late = {actor.name for actor in actors if actor.beat and actor.beat.silent_s() > (watchdog_s or 60.0) / 2}
+        late = {
+            actor.name
+            for actor in actors
+            if actor.beat and actor.beat.silent_s() > (watchdog_s / 2 if watchdog_s else actor.silence_s)
+        }
         for name in late - silent:
             log.error("actor_silent actor=%s", name)
         silent = late
