@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 from bench.measures import Measure, at_most
+from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Spool
+from device_agent.spool import Spool
 from millrace import events
 from millrace.clock import Instant, SystemClock
 

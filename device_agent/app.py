@@ -9,8 +9,9 @@ import click
 
 from device_agent.feed import Feed
 from device_agent.keeper import Handed, Keeper
+from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Spool
+from device_agent.spool import Spool
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
 from millrace.inbox import Inbox

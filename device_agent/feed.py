@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from device_agent.gate import Gate, signature
+from device_agent.packing import Admission
 from device_agent.settings import Channel
 from device_agent.sources.opening import open_source
 from device_agent.sources.source import Capture, Picture, Reading, Source, SourceFailed, SourceFinished, Unencodable
-from device_agent.spool import Admission
 from millrace import events, images
 from millrace.clock import Clock
 from millrace.service import Beat

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from device_agent.feed import Feed
+from device_agent.packing import Admission
 from device_agent.patience import Patience
 from device_agent.publish import Sender
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Spool
+from device_agent.spool import Spool
 from millrace import __version__, clock, crashpoints, events, jsontext, mending, topics
 from millrace.blobs import StorageFailed
 from millrace.inbox import Connected, Delivery, Disconnected

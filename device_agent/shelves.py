@@ -167,6 +167,16 @@ class Shelves:
         """The next seq of the present epoch."""
         return max(outbox.next_seq for outbox in self.both)
 
+    @property
+    def held_rows(self) -> int:
+        """How many rows they hold."""
+        return sum(outbox.held_rows for outbox in self.both)
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes these take, pictures included."""
+        return sum(outbox.held_bytes for outbox in self.both)
+
     def minted(self) -> dict[str, int]:
         """Return, for each of our own epochs, the highest seq given out (0 for none yet)."""
         found = self.disk.minted()

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Spool
+from device_agent.spool import Spool
 from millrace import blobs, clock, database, events
 
 PNG = bytes.fromhex(

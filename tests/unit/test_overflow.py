@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Spool
+from device_agent.spool import Spool
 from millrace import clock, events, quota
 from millrace.quota import Held, Policy, Shedding
 from millrace.ranges import RangeSet

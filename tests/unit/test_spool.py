@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.packing import Admission, Parcel
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Parcel, Spool
+from device_agent.spool import Spool
 from millrace import clock, events, topics
 from millrace.blobs import StorageFailed
 from millrace.database import Damaged

@@ -12,8 +12,9 @@ import pytest
 from unit.failing_calls import calls_fail
 
 from device_agent import memory
+from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Spool
+from device_agent.spool import Spool
 from millrace import clock, events
 from millrace.blobs import StorageFailed
 from millrace.database import PAGE_BYTES

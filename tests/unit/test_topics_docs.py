@@ -19,8 +19,9 @@ import pytest
 
 from device_agent.feed import Feed
 from device_agent.keeper import Keeper
+from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
-from device_agent.spool import Admission, Spool
+from device_agent.spool import Spool
 from edge_gateway import admission
 from edge_gateway.admission import Arrived, DeviceStatus, Outcome
 from edge_gateway.commit import Committer
