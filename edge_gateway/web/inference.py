@@ -22,6 +22,7 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.pipeline import Writer
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Herald, Uplink
+from edge_gateway.web.connections import Guarded
 from millrace.events import MalformedEvent
 from millrace.listening import listen
 from millrace.settings import read_secret
@@ -62,7 +63,9 @@ class Web:
             log_level="warning",
             access_log=False,
             lifespan="off",
-            limit_concurrency=64,
+            http=Guarded,
+            ws="none",
+            backlog=Guarded.most,
             timeout_keep_alive=10,
         )
         self._server = uvicorn.Server(config)

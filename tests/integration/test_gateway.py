@@ -585,6 +585,14 @@ def test_a_caller_who_drips_is_told_so_and_one_who_hangs_up_leaves_no_trace(tmp_
         assert "Traceback" not in gateway.log()
 
 
+def test_hundreds_who_are_connected_and_say_nothing_use_nothing_up(floor: Floor) -> None:
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", floor.gateway.port), 10))
+        assert floor.gateway.health()[0] == 200
+        assert len(list(Path(f"/proc/{floor.gateway.process.pid}/fd").iterdir())) < 200
+
+
 # --- what ends it at the start
 
 
