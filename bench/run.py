@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import floor, footprint, store, wear
 from bench.measures import Measure, report
-from millrace.demo.stage import _free_port, wait_until
+from millrace.demo.ports import free_port
+from millrace.demo.stage import wait_until
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 def _at_broker(home: Path, broker: str) -> list[Measure]:
-    port = _free_port()
+    port = free_port()
     config = home / "broker.yaml"
     config.write_text(f"port: {port}\nanonymous: true\nstate_dir: mosquitto\n")
     arguments = ["embedded", "--port", str(port)] if broker == "embedded" else ["mosquitto", "--config", str(config)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from millrace.demo.ports import free_port
 from millrace.demo.stage import BrokerKind, shipped_bundle
 
 GATEWAY, SITE = "gw-1", "chaos"
@@ -64,7 +63,7 @@ class Papers:
     def __init__(self, home: Path, plan: Plan) -> None:
         self.home, self._plan = home, plan
         self.memory = Path(tempfile.mkdtemp(prefix="millrace-chaos-", dir=MEMORY))
-        self.broker_port, self.cloud_port, self.http_port = _free_ports(3)
+        self.broker_port, self.cloud_port, self.http_port = free_port(), free_port(), free_port()
 
     def file(self, name: str) -> str:
         """Return where the settings of a program or device lie."""
@@ -204,15 +203,3 @@ def has_mosquitto() -> bool:
 def _write_secret(path: Path, secret: str) -> None:
     path.touch(mode=0o600)
     path.write_text(secret, encoding="ascii")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports below those that outgoing connections get: while its owner is dead, nobody else takes one."""
-    found: list[int] = []
-    choice = random.SystemRandom()
-    while len(found) < count:
-        port = choice.randrange(15000, 32000)
-        with socket.socket() as sock:
-            if port not in found and sock.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-    return found

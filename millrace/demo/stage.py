@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import yaml
 
+from millrace.demo.ports import free_port
+
 BrokerKind = Literal["embedded", "mosquitto"]
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
@@ -114,7 +116,7 @@ class Stage:
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self.home = plan, plan.home
-        self.broker_port, self.cloud_port, self.http_port = _free_port(), _free_port(), _free_port()
+        self.broker_port, self.cloud_port, self.http_port = free_port(), free_port(), free_port()
         self.reader_token = self._secret("reader.token")
         self._gateway_token = self._secret("gateway.token")
         self.passwords: Path | None = None
@@ -255,10 +257,3 @@ def shipped_bundle(name: str) -> Path:
     """Return the folder of a bundle that ships with Millrace."""
     path: Path = importlib.import_module("millrace_models").bundle_path(name)
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

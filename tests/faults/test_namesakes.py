@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import yaml
 from millrace import events
 from millrace.chaos.line import Line
 from millrace.chaos.plan import Plan
+from millrace.demo.ports import free_port
 from millrace.demo.stage import Program, wait_until
 from millrace.entries import Lane
 from millrace.outbox_reader import Reader
@@ -91,13 +91,10 @@ def test_all_events_of_two_agents_under_one_name_reach_the_cloud_once_and_an_ala
 
 
 def test_nothing_is_lost_when_one_of_two_gateways_dies_and_each_names_the_other(tmp_path: Path) -> None:
-    with Line(tmp_path, Plan(devices=1)) as line, socket.socket() as free:
+    with Line(tmp_path, Plan(devices=1)) as line:
         line.wait_for_flow(20)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
         policies = [{"channels": "*/*", "frames": "all"}]
-        with beside(line, "gateway", "second", gateway="gw-2", http={"port": port}, policies=policies) as second:
+        with beside(line, "gateway", "second", gateway="gw-2", http={"port": free_port()}, policies=policies) as second:
             first = line.programs["gateway"]
             assert wait_until(lambda: b"gateway_beside gateway=gw-2" in first.log.read_bytes(), 20), line.last_words()
             assert wait_until(lambda: b"gateway_beside gateway=gw-1" in second.log.read_bytes(), 20)

@@ -6,9 +6,7 @@ The old program is taken from this repository's history.
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -25,6 +23,7 @@ from bench.measures import Measure, equal
 from millrace import events
 from millrace.database import SCHEMA_VERSION, Viewer
 from millrace.demo.account import CloudView
+from millrace.demo.ports import free_port
 from millrace.demo.stage import wait_until
 from millrace.entries import Lane
 from millrace.outbox_reader import Reader
@@ -63,7 +62,7 @@ class Site:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.broker_port, self.cloud_port = _free_port(), _free_port()
+        self.broker_port, self.cloud_port = free_port(), free_port()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._write()
         self.cloud = CloudView(self.cloud_port, "reader-token")
@@ -244,12 +243,3 @@ def test_a_backlog_of_version_0_1_0_is_carried_over_and_an_older_program_refuses
     assert (audit["totals"]["missing"], audit["totals"]["conflicts"], audit["totals"]["unproven"]) == (0, 0, 0)
     assert refused == set(DATABASES), refusals
     assert after == before
-
-
-def _free_port() -> int:
-    choice = random.SystemRandom()
-    while True:
-        port = choice.randrange(15000, 32000)
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) != 0:
-                return port

@@ -21,9 +21,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from broker_config import accounts, mosquitto
 from broker_config.address import accepts
 from broker_config.settings import AccountSettings, BrokerConfig
+from millrace.demo.ports import free_port
 
 HOST = "127.0.0.1"
-WAIT_S = 10.0
+WAIT_S = 60.0  # costs nothing when all is well
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,6 @@ class GuardedBroker:
 
     def client(self, account: str, **options: Any) -> Client:
         return Client(self.address, account, username=account, password=self.secret(account), **options)
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def start_mosquitto(home: Path, *, port: int | None = None, **settings: Any) -> mosquitto.Mosquitto:
