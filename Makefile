@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## See the whole line run on this machine, the cloud cut off
 	@$(BIN)/millrace demo
 
 test: $(VENV)/.dev mosquitto ## Run the whole suite (six and a half minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not faults" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "not faults" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python tests/left_out.py
 
 check: $(VENV)/.dev ## Formatting, lint and types

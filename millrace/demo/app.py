@@ -16,7 +16,18 @@ import click
 from millrace import topics
 from millrace.demo.account import Account, CloudView, promised, settle_account
 from millrace.demo.proxy import LinkProxy
-from millrace.demo.stage import DEVICE, GUEST, VIEWER, BrokerKind, Plan, Stage, StageFailed, shipped_bundle, wait_until
+from millrace.demo.stage import (
+    DEVICE,
+    GUEST,
+    START_TIMEOUT_S,
+    VIEWER,
+    BrokerKind,
+    Plan,
+    Stage,
+    StageFailed,
+    shipped_bundle,
+    wait_until,
+)
 from millrace.demo.watch import Watch
 from millrace.settings import BrokerSettings
 
@@ -122,7 +133,7 @@ class Demo:
             stage.open(proxy.port)
             login = {"username": VIEWER, "password_file": stage.passwords / VIEWER} if stage.passwords else {}
             watch = Watch(BrokerSettings(port=stage.broker_port, **login), self._show)
-            if not wait_until(lambda: watch.connected, 10):
+            if not wait_until(lambda: watch.connected, START_TIMEOUT_S):
                 raise StageFailed("the viewer cannot connect to the broker")
             self._introduce(stage, watch)
             return self._act(stage, proxy, watch)

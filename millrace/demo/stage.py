@@ -20,7 +20,7 @@ import yaml
 from millrace.demo.ports import free_port
 
 BrokerKind = Literal["embedded", "mosquitto"]
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 GATEWAY, DEVICE, SITE = "g1", "cam-1", "demo"
 VIEWER, GUEST = "demo", "guest"  # one account is one client: who watches beside the demo needs an account of his own

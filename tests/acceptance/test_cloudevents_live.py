@@ -56,7 +56,7 @@ def caught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
         client = _subscriber(stage, found)
         stage.programs["agent"].start()
         complete = wait_until(
-            lambda: [len(found[kind]) >= n for kind, n in zip(EVENT_KINDS, (5, 2, 2, 5), strict=True)] == [True] * 4, 30
+            lambda: [len(found[kind]) >= n for kind, n in zip(EVENT_KINDS, (5, 2, 2, 5), strict=True)] == [True] * 4, 60
         )
         client.disconnect()
         client.loop_stop()
@@ -82,7 +82,7 @@ def _subscriber(stage: Stage, found: dict[str, list[paho.MQTTMessage]]) -> paho.
     client.on_message = keep
     client.connect("127.0.0.1", stage.broker_port)
     client.loop_start()
-    assert subscribed.wait(10)
+    assert subscribed.wait(60)
     return client
 
 

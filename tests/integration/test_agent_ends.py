@@ -48,11 +48,11 @@ def keys(file: Path, lane: Lane) -> Keys:
 def part_from_the_gateway(line: Line, late: int = 0) -> TailNote:
     """Take the gateway away until some frames wait in memory, and so many readings are late: on disk; return where."""
     line.programs["gateway"].kill()
-    assert wait_until(lambda: note_of(line) is not None, 20), line.last_words()
+    assert wait_until(lambda: note_of(line) is not None, 60), line.last_words()
     note = note_of(line)
     assert note is not None
     disk = line.home / DEVICE / "spool.db"
-    assert wait_until(lambda: len(keys(note.path, Lane.FRAME)) >= 5 and len(keys(disk, Lane.BULK)) >= late, 20)
+    assert wait_until(lambda: len(keys(note.path, Lane.FRAME)) >= 5 and len(keys(disk, Lane.BULK)) >= late, 60)
     return note
 
 
@@ -85,7 +85,7 @@ def test_what_waits_in_memory_outlives_a_kill_and_a_stop_and_is_declared_after_a
     line.start(DEVICE)
     line.start("gateway")
     line.hush()
-    assert wait_until(line.is_empty, 60), line.last_words()
+    assert wait_until(line.is_empty, 120), line.last_words()
 
     epochs = line.minted()[f"device/{DEVICE}"]
     assert next(iter(epochs)) == note.epoch

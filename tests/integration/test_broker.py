@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from integration.brokers import (
     HOST,
+    WAIT_S,
     Address,
     Client,
     EmbeddedBroker,
@@ -143,7 +144,7 @@ class TestAccounts:
 
     def test_one_account_is_one_client(self, guarded_mosquitto):
         with guarded_mosquitto.client("wall") as first, guarded_mosquitto.client("wall"):
-            assert first.disconnected.wait(10)
+            assert first.disconnected.wait(WAIT_S)
 
     @pytest.mark.parametrize(("username", "password"), [(None, None), ("d1", "guess"), ("d1", ""), ("nobody", "x")])
     def test_nobody_comes_in_without_an_accounts_secret(self, guarded_mosquitto, username, password):
@@ -167,7 +168,7 @@ class TestLimits:
             wall.subscribe("millrace/#")
             with narrow.client("d1", protocol=protocol) as d1:
                 d1.paho.publish("millrace/device/d1/frame/top", b"x" * (10_000 + excess_bytes), 1)
-                assert d1.disconnected.wait(10)
+                assert d1.disconnected.wait(WAIT_S)
             with narrow.client("d1", protocol=protocol) as d1:
                 assert d1.publish("millrace/device/d1/frame/top", b"y" * 10_000) == "Success"
             assert wall.next().payload == b"y" * 10_000
@@ -344,7 +345,7 @@ class TestEmbedded:
                 stack.enter_context(client)
                 client.paho.subscribe([(f"millrace/{client.client_id}/{level}", 1) for level in range(5)])
             for client in crowd:
-                assert client.answers.get(timeout=10) == "subscribed"
+                assert client.answers.get(timeout=WAIT_S) == "subscribed"
         assert embedded_broker.stop() == 0
         assert not [line for line in embedded_broker.log if "Traceback" in line or "dictionary changed" in line]
 
@@ -367,7 +368,10 @@ def forge(broker: GuardedBroker, account: str, topic: str, **options: Any) -> st
 def broker_command(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run `millrace broker …` as a person does and check its exit status."""
     done = subprocess.run(
-        [sys.executable, "-m", "millrace", "broker", *map(str, arguments)], capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "millrace", "broker", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
     )
     assert done.returncode == status, done.stderr
     return done

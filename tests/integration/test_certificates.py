@@ -191,7 +191,7 @@ def test_the_brokers_certificate_is_named_too_and_the_tries_go_on(
     thread.start()
     wait_until(lambda: len(tries) >= 3, "three tries")
     connection.interrupt()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert "the certificate of localhost expired on 2021-02-03T04:05:06Z" in caplog.text
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from integration.brokers import GuardedBroker, wait_until
+from integration.brokers import WAIT_S, GuardedBroker, wait_until
 
 from millrace.inbox import Connected, Inbox
 from millrace.mqtt import Connection
@@ -32,7 +32,7 @@ def connection(broker: GuardedBroker, account: str, folder: Path) -> Iterator[Co
         yield held
     finally:
         held.interrupt()
-        thread.join(10)
+        thread.join(WAIT_S)
         assert not thread.is_alive()
 
 
@@ -73,5 +73,5 @@ def test_a_connection_ended_by_ourselves_is_no_news(
     caplog.set_level(logging.INFO, "millrace.mqtt")
     with connection(guarded_mosquitto, "d1", tmp_path) as held:
         wait_until(lambda: held.connected, "a connection")
-        assert isinstance(held.inbox.get(5), Connected)
+        assert isinstance(held.inbox.get(WAIT_S), Connected)
     assert lines(caplog, "broker_disconnected") == []

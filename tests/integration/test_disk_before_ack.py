@@ -116,11 +116,11 @@ def _run_traced_gateway(home: Path, broker: Address, trace: Path) -> None:
     finally:
         if traced.poll() is None and lock.exists():
             subprocess.run(["kill", f"-{signal.SIGTERM:d}", lock.read_text().strip()], check=True)
-        traced.wait(20)
+        traced.wait(60)
 
 
 def _wait_for_word(reader: Client, traced: subprocess.Popen[bytes], log: Path) -> None:
-    wait_until(lambda: traced.poll() is not None or not reader.received.empty(), "the gateway is online", 30.0)
+    wait_until(lambda: traced.poll() is not None or not reader.received.empty(), "the gateway is online")
     if traced.poll() is not None:
         words = log.read_text(errors="replace")
         if "ptrace" in words.lower():

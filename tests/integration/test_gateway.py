@@ -35,10 +35,10 @@ from millrace_models import bundle_path
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 MODELS, IMAGES = DATA / "models", DATA / "images"
 MAX_PAYLOAD_BYTES = 200_000
-START_S = 40.0
+START_S = 60.0
 EPOCH = "k3v9x0pa"
 INSTANT = Instant(1_790_000_000_000_000_000, "f00d", 5)
-HTTP = urllib3.PoolManager(retries=False, timeout=20)
+HTTP = urllib3.PoolManager(retries=False, timeout=60)
 NOISE = np.random.default_rng(1).integers(0, 255, (120, 160, 3), np.uint8)
 
 
@@ -105,7 +105,7 @@ class Gateway:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def command(home: Path, settings: dict[str, Any]) -> list[str]:
@@ -575,10 +575,10 @@ def test_a_caller_who_drips_is_told_so_and_one_who_hangs_up_leaves_no_trace(tmp_
     port = free_port()
     with running(tmp_path / "g", no_broker, http={"port": port, "predict_timeout_s": 0.5}) as gateway:
         head = b"POST /predict HTTP/1.1\r\nHost: g\r\nContent-Length: 1000\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", port), 10) as dripping:
+        with socket.create_connection(("127.0.0.1", port), 60) as dripping:
             dripping.sendall(head + JPEG[:10])
             assert dripping.recv(4096).startswith(b"HTTP/1.1 408 ")
-        with socket.create_connection(("127.0.0.1", port), 10) as gone:
+        with socket.create_connection(("127.0.0.1", port), 60) as gone:
             gone.sendall(head + JPEG[:10])
         assert gateway.ask("GET", "/health").status == 503
         assert gateway.stop() == 0

@@ -38,7 +38,7 @@ def writers(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         yield nursery
         assert nursery.stdin is not None
         nursery.stdin.close()
-        assert nursery.wait(10) == 0
+        assert nursery.wait(60) == 0
 
 
 def write_and_kill(nursery: subprocess.Popen[str], after_commits: int, then_s: float) -> tuple[int, int]:

@@ -140,11 +140,11 @@ def test_a_real_gateway_answers_while_no_broker_is_there(tmp_path: Path) -> None
     )
     gateway = subprocess.Popen([sys.executable, "-m", "millrace", "gateway", "--config", settings])
     try:
-        wait_until(lambda: gateway.poll() is not None or accepts("127.0.0.1", port), "the gateway listens", 30)
+        wait_until(lambda: gateway.poll() is not None or accepts("127.0.0.1", port), "the gateway listens")
         done = predict(picture, "--gateway", f"http://127.0.0.1:{port}", "--json")
     finally:
         gateway.send_signal(signal.SIGTERM)
-        gateway.wait(30)
+        gateway.wait(60)
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["model"] == "parts@1"

@@ -30,7 +30,7 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 def _query(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "millrace", "query", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_query_reads_while_the_gateway_writes_and_leaves_it_free_to_go_on(outbox: Outbox) -> None:

@@ -25,6 +25,7 @@ import urllib3
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from integration.brokers import WAIT_S
 
 from cloud_sync.reference_cloud.batch import read_batch
 from cloud_sync.reference_cloud.ledger import Ledger
@@ -42,7 +43,7 @@ port: 0
 state_dir: state
 max_body_bytes: 300000
 max_blob_bytes: 100000
-silence_s: 0.5
+silence_s: 2.0
 gateways:
   - {site: plant-1, gateway: g1, token_file: g1}
   - {site: plant-1, gateway: g2, token_file: g2}
@@ -61,7 +62,7 @@ class Cloud:
         for name, token in TOKENS.items():
             (home / name).touch(mode=0o600)
             (home / name).write_text(token)
-        self.pool = urllib3.PoolManager(retries=False, timeout=20)
+        self.pool = urllib3.PoolManager(retries=False, timeout=WAIT_S)
         self.start()
 
     def start(self) -> None:
@@ -76,7 +77,7 @@ class Cloud:
 
     def stop(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        status = self.process.wait(20)
+        status = self.process.wait(WAIT_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.pool.clear()
@@ -292,7 +293,7 @@ def test_a_body_over_the_limit_is_refused_declared_or_streamed(cloud: Cloud) -> 
 
 
 def test_a_sender_that_falls_silent_is_given_up(cloud: Cloud) -> None:
-    with socket.create_connection(("127.0.0.1", cloud.port), timeout=20) as half_open:
+    with socket.create_connection(("127.0.0.1", cloud.port), timeout=WAIT_S) as half_open:
         half_open.sendall(post(b"x" * 100)[:-50])
         heard = b"".join(iter(lambda: half_open.recv(4096), b""))
     assert heard.startswith(b"HTTP/1.1 408 ")
@@ -493,7 +494,7 @@ def test_sigterm_ends_it_cleanly_and_all_is_there_after(cloud: Cloud) -> None:
 
 
 def test_a_second_process_on_the_same_state_is_told_who_holds_it(cloud: Cloud) -> None:
-    second = subprocess.run(cloud.command(), capture_output=True, text=True, timeout=30)
+    second = subprocess.run(cloud.command(), capture_output=True, text=True, timeout=WAIT_S)
     assert second.returncode == 75
     assert f"process {cloud.process.pid}" in second.stderr
 
@@ -502,7 +503,7 @@ def test_two_callers_with_one_token_are_a_bad_configuration(tmp_path: Path) -> N
     cloud = Cloud(tmp_path)
     cloud.stop(signal.SIGTERM)
     (tmp_path / "g2").write_text(TOKENS["g1"])
-    again = subprocess.run(cloud.command(), capture_output=True, text=True, timeout=30)
+    again = subprocess.run(cloud.command(), capture_output=True, text=True, timeout=WAIT_S)
     assert again.returncode == 78
     assert "same token" in again.stderr
 
@@ -514,7 +515,7 @@ def post(body: bytes) -> bytes:
 
 def test_a_batch_whose_answer_was_lost_to_a_kill_is_all_duplicates_when_sent_again(cloud: Cloud) -> None:
     rows = [reading(seq) for seq in range(1, 257)]
-    with socket.create_connection(("127.0.0.1", cloud.port), timeout=20) as unread:
+    with socket.create_connection(("127.0.0.1", cloud.port), timeout=WAIT_S) as unread:
         unread.sendall(post(batch_of(rows)))
         while not cloud.get("/v1/origins")["origins"]:  # until it is committed; the answer is never read
             pass
@@ -528,7 +529,7 @@ def test_a_kill_at_any_moment_leaves_whole_batches(cloud: Cloud) -> None:
     held = 0
     for round_ in range(8):
         rows = [reading(seq) for seq in range(held + 1, held + 257)]
-        with socket.create_connection(("127.0.0.1", cloud.port), timeout=20) as unread:
+        with socket.create_connection(("127.0.0.1", cloud.port), timeout=WAIT_S) as unread:
             unread.sendall(post(batch_of(rows)))
             time.sleep(round_ * 0.004)  # the moment of the kill, not a wait for anything
             cloud.stop(signal.SIGKILL)

@@ -890,7 +890,7 @@ class Worker:
 
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -914,12 +914,12 @@ def test_a_kill_between_commit_and_settle_doubles_nothing(line: Line, start: Cal
     line.add(20)
     line.uplink.script.append("hold")
     first = start()
-    assert line.uplink.held.wait(20)
+    assert line.uplink.held.wait(60)
     first.end(signal.SIGKILL)
     reader = SettledReader(line.folder / "state" / "sync.db")
     assert (line.audit()["held"], reader.highest(line.outbox.epoch)) == (20, 0)
     second = start()
-    wait_until(lambda: reader.highest(line.outbox.epoch) == 20, "all is settled", 20)
+    wait_until(lambda: reader.highest(line.outbox.epoch) == 20, "all is settled")
     assert second.end(signal.SIGTERM) == 0
     assert line.all_there()
     assert line.refused() == (before[0] + 20, before[1])
@@ -931,7 +931,7 @@ def test_a_second_worker_on_one_account_ends_with_75_and_names_the_first(
     first = start()
     line.add(1)
     reader = SettledReader(line.folder / "state" / "sync.db")
-    wait_until(lambda: reader.highest(line.outbox.epoch) == 1, "the first one works", 20)
+    wait_until(lambda: reader.highest(line.outbox.epoch) == 1, "the first one works")
     done = subprocess.run(first.process.args, capture_output=True, text=True, timeout=60)
     assert done.returncode == 75
     assert f"is written by process {first.process.pid}" in done.stderr

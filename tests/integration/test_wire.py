@@ -55,7 +55,7 @@ class Server:
                 if sock is not None:
                     sock.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_a_connection_is_kept_and_one_that_ended_while_it_idled_costs_no_request
         for _ in range(5):
             assert wire.request("GET", "/", b"", {}).body == b"{}"
             if behave is answer_and_hang_up:
-                wait_until(lambda wire=wire: _is_readable(wire), "the end of the connection is here", 10)  # type: ignore[misc]
+                wait_until(lambda wire=wire: _is_readable(wire), "the end of the connection is here")  # type: ignore[misc]
         assert server.served == connections
         wire.close()
 
@@ -292,7 +292,7 @@ def test_two_thousand_failed_requests_leave_no_descriptor_and_no_thread(
         with pytest.raises(LinkDown):
             (nobody if number % 4 == 0 else cloud).submit([b"{}"], {})
     cloud.close()
-    wait_until(lambda: _no_more_than(before), "what was opened is closed", 10)
+    wait_until(lambda: _no_more_than(before), "what was opened is closed")
     assert server.served > 1000
 
 
@@ -304,7 +304,7 @@ def test_two_hundred_requests_that_miss_their_deadline_leave_nothing(
     for _ in range(200):
         with pytest.raises(TooSlow):
             cloud.submit([b"{}"], {})
-    wait_until(lambda: _no_more_than(before), "what was opened is closed", 10)
+    wait_until(lambda: _no_more_than(before), "what was opened is closed")
 
 
 def _held() -> tuple[int, int]:

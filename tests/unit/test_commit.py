@@ -789,9 +789,9 @@ def test_on_a_full_disk_what_is_settled_makes_room_and_the_line_goes_on(gateway:
     writer = Writer(gateway.loaded, line, gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock)
     thread = threading.Thread(target=writer.run)
     thread.start()
-    assert committed.wait(10)
+    assert committed.wait(60)
     writer.interrupt()
-    thread.join(10)
+    thread.join(60)
     assert gateway.rows() == []
 
 
@@ -847,7 +847,7 @@ def republished(gateway: Gateway) -> list[tuple[str, bytes, bool]]:
     writer.beat.beat = writer.interrupt  # type: ignore[method-assign]  # one pass of its loop
     thread = threading.Thread(target=writer.run)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     return floor.said
 
