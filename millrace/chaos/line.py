@@ -26,7 +26,7 @@ from millrace.tail import SpoolReader
 
 FLOW_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 120.0
-POINT_TIMEOUT_S = 30.0
+POINT_TIMEOUT_S = 60.0
 CHANNELS_OF_A_DEVICE = 2
 WAITING_COUNTED = 1000
 Limit = Literal["descriptors", "memory"]

@@ -56,7 +56,8 @@ def caught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
         client = _subscriber(stage, found)
         stage.programs["agent"].start()
         complete = wait_until(
-            lambda: [len(found[kind]) >= n for kind, n in zip(EVENT_KINDS, (5, 2, 2, 5), strict=True)] == [True] * 4, 60
+            lambda: [len(found[kind]) >= n for kind, n in zip(EVENT_KINDS, (5, 2, 2, 5), strict=True)] == [True] * 4,
+            120,
         )
         client.disconnect()
         client.loop_stop()

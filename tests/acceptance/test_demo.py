@@ -18,7 +18,7 @@ FIELDS = {"captured", "inferred", "cloud", "lost", "duplicated", "accuracy", "of
 
 def _demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "millrace", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
 
 
 Ended = dict[str, subprocess.CompletedProcess[str]]

@@ -24,7 +24,7 @@ from broker_config.settings import AccountSettings, BrokerConfig
 from millrace.demo.ports import free_port
 
 HOST = "127.0.0.1"
-WAIT_S = 60.0  # costs nothing when all is well
+WAIT_S = 120.0  # costs nothing when all is well
 
 
 @dataclass(frozen=True)

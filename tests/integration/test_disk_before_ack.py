@@ -116,7 +116,7 @@ def _run_traced_gateway(home: Path, broker: Address, trace: Path) -> None:
     finally:
         if traced.poll() is None and lock.exists():
             subprocess.run(["kill", f"-{signal.SIGTERM:d}", lock.read_text().strip()], check=True)
-        traced.wait(60)
+        traced.wait(120)
 
 
 def _wait_for_word(reader: Client, traced: subprocess.Popen[bytes], log: Path) -> None:

@@ -35,7 +35,7 @@ from millrace_models import bundle_path
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 MODELS, IMAGES = DATA / "models", DATA / "images"
 MAX_PAYLOAD_BYTES = 200_000
-START_S = 60.0
+START_S = 120.0
 EPOCH = "k3v9x0pa"
 INSTANT = Instant(1_790_000_000_000_000_000, "f00d", 5)
 HTTP = urllib3.PoolManager(retries=False, timeout=60)
