@@ -45,6 +45,15 @@ class Arrived:
         """The device: the topic's, whatever the payload says."""
         return self.topic.owner
 
+    @property
+    def remembered_as(self) -> str:
+        """What tells a repeat from news: for a bare event, which has no key, its topic's part in it too."""
+        return self.digest if self.event is not None else f"{self.topic.kind.value}/{self.topic.channel} {self.digest}"
+
+    def topic_text(self, prefix: str) -> str:
+        """Return the topic that it came on."""
+        return topics.topic(prefix, self.topic.kind, self.device, self.topic.channel)
+
 
 @dataclass(frozen=True, slots=True)
 class Malformed:

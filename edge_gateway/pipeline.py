@@ -16,11 +16,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
 from edge_gateway.admission import Arrived, Outcome
-from edge_gateway.commit import Committed, Committer, Finished, Message, NotAnswered
+from edge_gateway.commit import Committer, Finished
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
+from edge_gateway.own_events import alarm_message, result_message
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
+from edge_gateway.work import Committed, Message, NotAnswered
 from millrace import clock, crashpoints, events
 from millrace.blobs import StorageFailed
 from millrace.mqtt import Connection
@@ -238,13 +240,14 @@ class Writer:
 
     def _republish(self) -> None:
         """Publish what a former life committed and perhaps never said."""
+        prefix = self._settings.prefix
         for entry in self._tail:
             event = events.decode_json(entry.body)
             if event.type == events.ALARM:
-                self._publish(self._committer.alarm_message(entry.body))
+                self._publish(alarm_message(prefix, self._settings.gateway, entry.body))
             elif event.type == events.RESULT and event.subject:
                 device, channel, _ = event.subject.split("/")
-                self._publish(self._committer.result_message(device, channel, entry.body))
+                self._publish(result_message(prefix, device, channel, entry.body))
             self._store.mark_published(entry.position)
         log.info("results_republished rows=%d", len(self._tail))
         self._tail = []

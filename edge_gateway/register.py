@@ -50,6 +50,10 @@ class Register:
         self._heard_s[stream.no] = now_s
         return stream
 
+    def scatters(self, stream: Stream, first: int, last: int) -> bool:
+        """Whether a range would be one too many ahead of a hole."""
+        return len(stream.ahead) >= self._limits.ahead_ranges and stream.scatters(first, last)
+
     def _retire_one(self, device: str, now_s: float, declare: Declare) -> None:
         own = self._store.outbox.epoch  # bare events are numbered in it
         epochs = [stream for stream in self._store.epochs_of(device) if stream.epoch != own]

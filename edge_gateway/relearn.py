@@ -1,12 +1,14 @@
-"""After damage: which events the rows that are left account for, so that none is taken twice and none is forgotten."""
+"""After damage: what the rows that are left account for is not taken twice; the rest is declared, and not forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from edge_gateway.own_events import OwnEvents
 from edge_gateway.store import Store
-from millrace import events, jsontext, topics
+from millrace import clock, events, jsontext, topics
+from millrace.blobs import StorageFailed
 from millrace.doubts import Doubt
 from millrace.entries import Entry
 from millrace.ranges import RangeSet
@@ -14,6 +16,29 @@ from millrace.ranges import RangeSet
 ROWS_AT_ONCE = 256
 Accounted = dict[tuple[str, str], RangeSet]
 """For each device and epoch, the seqs that some row stands or speaks for."""
+
+
+def declare_doubt(store: Store, own: OwnEvents, gateway: str, now: clock.Instant) -> None:
+    """After damage or loss, write ledger records for all that was accepted or minted and is not proven.
+
+    Errors: StorageFailed; the next start does it then.
+    """
+    outbox = store.outbox
+    doubt = outbox.doubt()
+    if doubt is None:
+        return
+    reason = doubt.why[:400]
+    try:
+        with outbox.transaction():
+            accounted = relearn(store)
+            lost = [("device", *found) for found in unproven(store, doubt, accounted)]
+            lost += [("gateway", gateway, *found) for found in outbox.unproven(doubt)]
+            for kind, name, epoch, first, last in lost:
+                own.record(kind, name, epoch, first, last, "unproven", reason, now)
+            outbox.resolve()
+    except StorageFailed:
+        store.reload_streams()
+        raise
 
 
 def relearn(store: Store) -> Accounted:

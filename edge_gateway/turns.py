@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_gateway.admission import Arrived, claims_key
-from edge_gateway.commit import NotAnswered
 from edge_gateway.metrics import Metrics
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.shares import Shares
 from edge_gateway.sheds import Sheds
+from edge_gateway.work import NotAnswered
 from millrace import clock, topics
 from millrace.inbox import Delivery, Inbox
 from millrace.mqtt import RECEIVE_MAXIMUM

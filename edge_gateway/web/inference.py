@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge_gateway.commit import NotAnswered
 from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.pipeline import Writer
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Herald, Uplink
 from edge_gateway.web.connections import Guarded
+from edge_gateway.work import NotAnswered
 from millrace.events import MalformedEvent
 from millrace.listening import listen
 from millrace.settings import read_secret

@@ -17,13 +17,16 @@ import numpy as np
 import pytest
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome, admit
-from edge_gateway.commit import ALARM_EVERY_S, Committed, Committer, Finished, NotAnswered
+from edge_gateway.commit import Committer, Finished
+from edge_gateway.company import Gateways
 from edge_gateway.metrics import Metrics
+from edge_gateway.own_events import ALARM_EVERY_S
 from edge_gateway.pipeline import Item, Line, Writer
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Uplink
 from edge_gateway.store import PURGE_ROWS, Store
+from edge_gateway.work import Committed, NotAnswered
 from millrace import events, images, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Instant
@@ -34,6 +37,7 @@ from millrace.settled import SCHEMA as SYNC_SCHEMA
 from millrace.settled import SILENT_AFTER_S, life_file
 
 EPOCH = "k3v9x0pa"
+SESSION = "ours"
 WALL_NS = 1_790_000_000_000_000_000
 PICTURES = [cv2.imencode(".jpg", np.full((8, 8, 3), shade, np.uint8))[1].tobytes() for shade in range(0, 250, 10)]
 SURE, UNSURE, DEFECT = ("ok", 0.97, False), ("ok", 0.4, False), ("scratch", 0.97, True)
@@ -67,7 +71,8 @@ class Gateway:
         loaded = GatewaySettings.model_validate({"gateway": "g1", "state_dir": self.folder} | self.settings)
         self.metrics = Metrics()
         self.store = Store(self.folder, "machine-1", loaded.store.max_bytes)
-        self.committer = Committer(loaded, self.store, self.metrics, self.clock)
+        gateways = Gateways(loaded.gateway, SESSION)
+        self.committer = Committer(loaded, self.store, self.metrics, self.clock, gateways=gateways)
         self.loaded = loaded
 
     def reopen(self) -> None:
@@ -277,8 +282,7 @@ def test_the_epoch_of_an_agent_that_was_heard_of_late_and_did_not_end_is_left_op
 
 
 def test_another_gateway_under_this_name_is_an_alarm(gateway: Gateway) -> None:
-    ours = gateway.committer._gateways.session
-    gateway.take(GatewayStatus("g1", "other", 5), GatewayStatus("g1", ours, 1), GatewayStatus("g2", "third", 5))
+    gateway.take(GatewayStatus("g1", "other", 5), GatewayStatus("g1", SESSION, 1), GatewayStatus("g2", "third", 5))
     assert gateway.said(events.ALARM) == []
     gateway.take(GatewayStatus("g1", "other", 9), GatewayStatus("g1", "other", 12))
     (alarm,) = gateway.said(events.ALARM)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from edge_gateway.admission import admit
-from edge_gateway.commit import NotAnswered
 from edge_gateway.metrics import Metrics
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.turns import OVER_SHARE, REFUSED_SHOWN, Asked, Heard, Turns
+from edge_gateway.work import NotAnswered
 from millrace.clock import Instant
 from millrace.inbox import Connected, Delivery
 
