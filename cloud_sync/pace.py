@@ -15,6 +15,10 @@ class Pace:
 
     def __init__(self, max_rows: int, max_bytes: int, target_s: float) -> None:
         self._max_rows, self._max_bytes, self._target_s = max_rows, max_bytes, target_s
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was measured: the next batch may be a full one."""
         self._share = 1.0
         self._too_much = 2.0
 

@@ -463,7 +463,8 @@ def test_a_drain_that_overslept_its_backlog_begins_anew(line: Line, caplog: pyte
     line.step()
     line.add(5)
     assert line.drain is not None
-    line.drain._seen = line.drain._look()  # it believes that it has
+    choice = line.drain._choice
+    choice._seen = choice._look()  # it believes that it has
     line.clock.seconds += 299
     for _ in range(3):
         line.step()
