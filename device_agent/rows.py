@@ -22,7 +22,8 @@ class Rows:
     def _find_offsets(self) -> dict[str, int]:
         """Return what to add to a seq of each epoch to get its position."""
         offsets: dict[str, int] = {}
-        minted = self._shelves.minted()
+        minted, disk = self._shelves.minted(), self._shelves.disk
+        newest = disk.next_position - disk.next_seq
         after = 0
         while found := self._shelves.read(after, 1):
             entry = found[0]
@@ -30,6 +31,8 @@ class Rows:
             if entry.intact:
                 offsets[entry.epoch] = entry.position - entry.seq
                 after = offsets[entry.epoch] + minted[entry.epoch]
+            elif newest < entry.position < disk.next_position:  # no other row of its epoch may be left to tell its key
+                offsets.setdefault(disk.epoch, newest)
         return offsets
 
     # --- adding to them

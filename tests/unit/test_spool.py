@@ -353,6 +353,23 @@ def test_a_damaged_row_is_buried_and_the_ledger_names_it(
     assert sorted([seq for _, seq in keys(again)] + [position]) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("change", ["body = 'text'", "seq = 2", "lane = 9"])
+def test_a_damaged_row_is_named_by_its_place_where_no_other_row_is_held(
+    spool: Spool, opened: Callable[..., Spool], tmp_path: Path, change: str
+) -> None:
+    spool.admit([reading(1), reading(2), reading(3)])
+    spool.settle(spool.epoch, [(1, 2)])
+    harm(spool, tmp_path, change, 3)
+    again = opened()
+    (damaged,) = again.read(0, 10)
+    again.bury(damaged, "the spool's copy is damaged")
+    (record,) = parcels(again)
+    assert ledger(record) == {
+        "device": "cam-1", "epoch": again.epoch, "from": 3, "to": 3, "disposition": "lost",
+        "reason": "the spool's copy is damaged",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("harmed", [None, b"another picture"])
 def test_a_frame_whose_picture_is_gone_or_changed_is_not_sent(spool: Spool, harmed: bytes | None) -> None:
     entry = spool.admit([frame()])[0]
