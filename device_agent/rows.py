@@ -29,6 +29,8 @@ class Rows:
             entry = found[0]
             after = entry.position
             if entry.intact:
+                if entry.seq > minted.get(entry.epoch, 0):
+                    disk.spoilt(f"it holds seq {entry.seq} of {entry.epoch}, and knows it as not minted")
                 offsets[entry.epoch] = entry.position - entry.seq
                 after = offsets[entry.epoch] + minted[entry.epoch]
             elif newest < entry.position < disk.next_position:  # no other row of its epoch may be left to tell its key

@@ -9,6 +9,7 @@ import random
 import string
 
 from millrace.database import Database, storage_errors
+from millrace.entries import entry_of
 from millrace.reservation import Reservation
 
 AGE_MAX_S = 1e10
@@ -33,9 +34,7 @@ class Counters:
         self._database, self._connection, self._reservation = database, database.connection, reservation
         self._age_origin_s: float | None = None
         self._load()
-        row = self._connection.execute("SELECT epoch, next_seq FROM own_epoch ORDER BY number DESC LIMIT 1").fetchone()
-        self.is_new = row is None
-        self.epoch, self.next_seq = ("", 1) if row is None else row
+        self._load_epoch()
 
     def _load(self) -> None:
         rows = self._connection.execute("SELECT next_position, held_rows, held_bytes, age_s FROM counter").fetchall()
@@ -49,6 +48,18 @@ class Counters:
         if not is_sane:
             self._database.spoilt(f"its counters make no sense: {rows}, last position {last_position}")
         self._age_s = float(age_s)
+
+    def _load_epoch(self) -> None:
+        row = self._connection.execute("SELECT epoch, next_seq FROM own_epoch ORDER BY number DESC LIMIT 1").fetchone()
+        last = self._connection.execute("SELECT * FROM entry ORDER BY position DESC LIMIT 1").fetchone()
+        self.is_new = row is None
+        self.epoch, self.next_seq = ("", 1) if row is None else row
+        is_sane = last is None if row is None else isinstance(self.next_seq, int) and self.next_seq >= 1
+        if is_sane and last is not None:
+            entry = entry_of(*last)
+            is_sane = not entry.intact or entry.epoch != self.epoch or entry.seq < self.next_seq
+        if not is_sane:
+            self._database.spoilt(f"its last epoch makes no sense: {row}")
 
     # --- with a transaction
 

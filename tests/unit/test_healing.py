@@ -320,6 +320,22 @@ def test_counters_that_make_no_sense_are_healed_at_once(path: Path, spoil: str) 
     outbox.close()
 
 
+@pytest.mark.parametrize(
+    "spoil", ["UPDATE own_epoch SET next_seq = 5", "UPDATE own_epoch SET next_seq = 'x'", "DELETE FROM own_epoch"]
+)
+def test_a_last_epoch_that_makes_no_sense_is_healed_at_once(path: Path, spoil: str) -> None:
+    with sqlite3.connect(path) as vandal:
+        vandal.execute(spoil)
+        rows = vandal.execute("SELECT epoch, seq FROM entry").fetchall()
+    vandal.close()
+    outbox = opened(path)
+    assert [(entry.epoch, entry.seq) for entry in outbox.read(0, 10_000)] == rows
+    old, last = rows[-1]
+    assert outbox.minted() == {old: last, outbox.epoch: 0}
+    assert path.with_name("spool.db.damaged-1").exists()
+    outbox.close()
+
+
 @pytest.mark.parametrize(("at", "value"), [(18, 7), (19, 0), (44, 9)])
 def test_a_header_that_sqlite_takes_for_a_newer_one_is_healed(path: Path, at: int, value: int) -> None:
     checkpoint(path)

@@ -370,6 +370,27 @@ def test_a_damaged_row_is_named_by_its_place_where_no_other_row_is_held(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("spoil", ["epoch = 'zzzzzzzz' WHERE number = 2", "next_seq = 2 WHERE number = 1"])
+def test_a_row_of_which_the_epochs_know_nothing_has_the_file_healed(
+    spool: Spool, opened: Callable[..., Spool], tmp_path: Path, spoil: str
+) -> None:
+    old = spool.epoch
+    spool.admit([reading(1), reading(2), reading(3)])
+    spool.begin_epoch("for a test", ())
+    newer = spool.epoch
+    spool.admit([reading(4), reading(5)])
+    with sqlite3.connect(tmp_path / "state" / "spool.db") as vandal:
+        vandal.execute(f"UPDATE own_epoch SET {spoil}")
+    vandal.close()
+    with pytest.raises(Damaged, match="not minted"):
+        opened()
+    again = opened()
+    assert keys(again)[:5] == [(old, 1), (old, 2), (old, 3), (newer, 1), (newer, 2)]
+    assert again.minted()[old] == 3
+    assert again.minted()[newer] == 2
+    assert again.settle(old, [(1, 3)]) == [(1, 3)]
+
+
 @pytest.mark.parametrize("harmed", [None, b"another picture"])
 def test_a_frame_whose_picture_is_gone_or_changed_is_not_sent(spool: Spool, harmed: bytes | None) -> None:
     entry = spool.admit([frame()])[0]
