@@ -17,6 +17,7 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Spool
 from millrace import __version__, clock, crashpoints, events, jsontext, mending, topics
 from millrace.blobs import StorageFailed
+from millrace.healing import damaged_files
 from millrace.inbox import Connected, Delivery, Disconnected
 from millrace.mqtt import Connection
 from millrace.service import Beat
@@ -271,5 +272,6 @@ class Keeper:
                 "bootid": now.boot_id,
                 "uptimens": str(now.uptime_ns),
                 "heard": self._heard.said(),
+                "damaged": damaged_files(self._settings.state_dir),
             }
         )

@@ -90,6 +90,10 @@ class Metrics:
         self.held_bytes = Gauge("millrace_outbox_bytes", "Bytes of rows and frames held.", registry=registry)
         self.backlog = Gauge("millrace_backlog_items", "Rows that wait for the cloud.", ["lane"], registry=registry)
         self.full = Gauge("millrace_store_full", "1 while nothing new is accepted.", registry=registry)
+        self.damaged_files = Gauge(
+            "millrace_damaged_files", "Damaged databases that are kept beside the new ones.", registry=registry
+        )
+        self.damaged_bytes = Gauge("millrace_damaged_bytes", "Bytes that these take.", registry=registry)
         self.connected = Gauge("millrace_broker_connected", "1 while connected to the broker.", registry=registry)
         Info("millrace_build", "Version of the program.", registry=registry).info({"version": __version__})
 

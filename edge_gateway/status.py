@@ -13,6 +13,7 @@ from edge_gateway.models import Models
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from millrace import __version__, clock, jsontext, topics
+from millrace.healing import damaged_files
 from millrace.inbox import Connected
 from millrace.mqtt import Connection
 from millrace.outbox_reader import Reader
@@ -89,6 +90,7 @@ class Herald:
             "held_rows": outbox.held_rows,
             "held_bytes": outbox.held_bytes,
             "full": self._store.full,
+            "damaged": damaged_files(self._settings.state_dir),
             "uplink": self._settings.uplink,
             **self._uplink.link(),
             "paused": self._uplink.paused(),

@@ -74,11 +74,14 @@ def lines(floor: Floor, now_ns: int) -> Iterator[str]:
         yield from _refused(name, value)
         yield from _paused(name, value)
         yield from _warnings(name, value)
+        yield from _damaged(name, value)
     yield ""
     if floor.devices:
         yield from table(_DEVICE_HEAD, [_device(*item, now_ns) for item in sorted(floor.devices.items())])
     else:
         yield f"No device has said anything under {floor.prefix!r}."
+    for name, value in sorted(floor.devices.items()):
+        yield from _damaged(name, value)
     for topic, reason in sorted(floor.unread.items()):
         yield f"cannot read {text(topic)}: {text(reason)}"
 
@@ -153,6 +156,14 @@ def _warnings(gateway: str, value: dict[str, Any]) -> Iterator[str]:
     others = value.get("others")
     if isinstance(others, list) and others:
         yield f"  {gateway} shares the floor with {', '.join(map(text, others))}: each stores all that devices send"
+
+
+def _damaged(name: str, value: dict[str, Any]) -> Iterator[str]:
+    kept = value.get("damaged")
+    if isinstance(kept, dict) and isinstance(count := kept.get("files"), int) and count:
+        taken = f" ({size(kept['bytes'])})" if isinstance(kept.get("bytes"), int) else ""
+        files = "file" if count == 1 else "files"
+        yield f"  {name} keeps {count} damaged {files}{taken} until you delete what is named *.damaged-*"
 
 
 def _items(value: object) -> list[dict[str, Any]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -52,6 +54,19 @@ def heal(path: Path, fill: Callable[[Path, Path, str], None], *, is_used: bool =
         raise StorageFailed(f"{path}: {error}") from error
     log.error("file_damaged file=%s error=%r kept=%s: what was readable is carried over", path, why, aside)
     return why
+
+
+def damaged_files(folder: Path) -> dict[str, int]:
+    """Return how many damaged files a folder keeps, each with its log counted once, and their bytes together.
+
+    Only a person deletes them. One that goes meanwhile, or a disk that does not say, is counted as nothing.
+    """
+    names, size_bytes = set(), 0
+    with suppress(OSError):
+        for part in folder.glob("*.damaged-*"):
+            size_bytes += part.stat().st_size
+            names.add(re.sub("-(wal|shm)$", "", part.name))
+    return {"files": len(names), "bytes": size_bytes}
 
 
 def _look(path: Path, is_used: bool) -> tuple[str | None, Path | None]:

@@ -147,7 +147,10 @@ class Web:
         facts = await asyncio.to_thread(self._uplink.facts)
         for lane, count in facts["backlog"].items():
             self._metrics.backlog.labels(lane).set(count)
-        self._metrics.connected.set(self._herald.facts()["connected"])
+        said = self._herald.facts()
+        self._metrics.connected.set(said["connected"])
+        self._metrics.damaged_files.set(said["damaged"]["files"])
+        self._metrics.damaged_bytes.set(said["damaged"]["bytes"])
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _check_token(self, request: Request) -> None:

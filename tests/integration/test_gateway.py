@@ -593,6 +593,16 @@ def test_hundreds_who_are_connected_and_say_nothing_use_nothing_up(floor: Floor)
         assert len(list(Path(f"/proc/{floor.gateway.process.pid}/fd").iterdir())) < 200
 
 
+def test_a_damaged_file_that_it_keeps_is_counted_for_its_owner(floor: Floor) -> None:
+    gateway = floor.gateway
+    kept = gateway.home / "state" / "gateway.db.damaged-1"
+    kept.write_bytes(b"x" * 5000)
+    assert gateway.health()[1]["damaged"] == {"files": 1, "bytes": 5000}
+    assert (gateway.metric("millrace_damaged_files"), gateway.metric("millrace_damaged_bytes")) == (1, 5000)
+    kept.unlink()
+    assert gateway.metric("millrace_damaged_files") == 0
+
+
 # --- what ends it at the start
 
 

@@ -93,3 +93,13 @@ def test_what_is_wrong_with_link_names_and_shares_is_shown() -> None:
     assert "g1 shares the floor with g2" in shown
     seen.hear("millrace/gateway/g1/status", jsontext.dump(dict.fromkeys(said, 5)))
     assert list(lines(seen, 0))
+
+
+def test_damaged_files_that_somebody_keeps_are_shown() -> None:
+    floor = heard(
+        d1={"damaged": {"files": 2, "bytes": 4096}}, d2={"damaged": {"files": 0, "bytes": 0}}, d3={"damaged": 7}
+    )
+    floor.hear("millrace/gateway/g1/status", b'{"damaged": {"files": 1, "bytes": 1048576}}')
+    assert "g1 keeps 1 damaged file (1.0 MiB)" in shown(floor)
+    assert "d1 keeps 2 damaged files (4.0 KiB)" in shown(floor)
+    assert shown(floor).count(" keeps ") == 2

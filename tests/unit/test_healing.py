@@ -18,6 +18,7 @@ import pytest
 from millrace.blobs import BlobStore
 from millrace.database import PAGE_BYTES, Damaged, mark_of
 from millrace.entries import Draft, Entry, Lane
+from millrace.healing import damaged_files
 from millrace.outbox import Outbox
 from millrace.ranges import RangeSet
 
@@ -347,3 +348,16 @@ def test_a_header_that_sqlite_takes_for_a_newer_one_is_healed(path: Path, at: in
     assert [entry.seq for entry in outbox.read(0, 10_000)] == list(range(21, ROWS + 21))
     assert add(outbox, 1)
     outbox.close()
+
+
+def test_what_was_set_aside_is_counted_until_somebody_deletes_it(path: Path) -> None:
+    assert damaged_files(path.parent) == {"files": 0, "bytes": 0}
+    for _ in range(2):
+        path.write_bytes(b"x" * PAGE_BYTES)
+        opened(path).close()
+    kept = [file for file in path.parent.iterdir() if ".damaged-" in file.name]
+    assert damaged_files(path.parent) == {"files": 2, "bytes": sum(file.stat().st_size for file in kept)}
+    for file in kept:
+        file.unlink()
+    assert damaged_files(path.parent) == {"files": 0, "bytes": 0}
+    assert damaged_files(path) == {"files": 0, "bytes": 0}

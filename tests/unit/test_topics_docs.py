@@ -65,7 +65,8 @@ MEANING = {
     '`{"state":"lost"}`; a device that is '
     "stopped says `offline`. `clock` is whether the kernel holds its wall clock for right: `synced`, `unsynced` or "
     "`unknown`. `heard` names boots of gateways, the uptime that each said, and the device's own uptime `at` which it "
-    "heard that; with `bootid` and `uptimens` it lets times be mended whatever `time` says.",
+    "heard that; with `bootid` and `uptimens` it lets times be mended whatever `time` says. `damaged` is how many "
+    "damaged databases it keeps for a person to look at and delete.",
     Kind.RESULT: "The edge's answer to one frame, one message for each model. `subject` names the frame: "
     "device, channel and id. `decision` is `edge` (the score reached the threshold), `escalate` (it did not, and the "
     "frame goes up) or `fall_back` (it did not, and the frame stays here). `total_ms` counts from the arrival at the "
@@ -79,8 +80,8 @@ MEANING = {
     "again. `refused` lists topics whose names it does not take, each with the nearest good one. The last will is "
     '`{"state":"lost"}`; a gateway that is stopped says `offline`. While reading from the broker is paused it says '
     '`{"state":"busy"}`, not retained. `two_agents` names devices under whose name two agents run, `others` the other '
-    "gateways of the floor, `namesake` the session of another gateway under this one's name. `clock`, `bootid` and "
-    "`uptimens` are as in a device status.",
+    "gateways of the floor, `namesake` the session of another gateway under this one's name. `clock`, `bootid`, "
+    "`uptimens` and `damaged` are as in a device status.",
     Kind.GATEWAY_MODEL: "Every model that it serves, each with its first 100 labels.",
     Kind.GATEWAY_ALARM: "Something that a person must see; at most one a minute for each name and device.",
 }
