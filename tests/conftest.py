@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,18 @@ from broker_config.settings import AccountSettings
 # How fast a machine is says nothing of what it does.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 1 << 29
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """A folder in memory where there is room: for tests that sync a great deal and are not about the syncing."""
+    is_roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
+    folder = Path(tempfile.mkdtemp(prefix="millrace-", dir=MEMORY if is_roomy else None))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -23,15 +21,6 @@ FOUND = pytest.StashKey[list[Measure]]()
 def measures(request: pytest.FixtureRequest) -> list[Measure]:
     """The list that a test adds its measures to, before it asserts anything."""
     return request.config.stash.setdefault(FOUND, [])
-
-
-@pytest.fixture
-def quick_path() -> Iterator[Path]:
-    """A folder in memory where there is one: for tests that sync a great deal and are not about the syncing."""
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="millrace-", dir=memory if memory.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,7 +14,7 @@ from millrace_models.parts_recipe import SPLITS
 from millrace_models.parts_scores import score, wilson_interval
 
 FRESH_SEED = 77001
-FRESH_COUNT = 600
+FRESH_COUNT = 400
 
 
 @pytest.fixture(scope="module")
