@@ -10,7 +10,7 @@ import string
 
 from millrace.database import Database, storage_errors
 from millrace.entries import entry_of
-from millrace.reservation import Reservation
+from millrace.reservation import Reservation, Seen
 
 AGE_MAX_S = 1e10
 """No file has been in use for 300 years."""
@@ -70,6 +70,11 @@ class Counters:
     def restore(self, state: State) -> None:
         """Set them back to what they were."""
         self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes = state
+
+    @property
+    def stand(self) -> Seen:
+        """How far they have come: what a later start must find at least."""
+        return self.epoch, self.next_seq, self.next_position
 
     def save(self) -> None:
         """Write them inside the present transaction, what was minted being reserved before. Errors: OSError."""

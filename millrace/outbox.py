@@ -6,34 +6,25 @@ The agent's spool and the gateway's database are both outboxes; the gateway adds
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
-from millrace import doubts, outbox_tables
-from millrace.birth import birth
-from millrace.blobs import BlobStore, StorageFailed, make_folder
-from millrace.counters import Counters, random_epoch
-from millrace.database import CommitFailed, Damaged, Database, storage_errors
+from millrace import doubts
+from millrace.blobs import BlobStore
+from millrace.database import storage_errors
 from millrace.doubts import Doubt
-from millrace.entries import SELECT_LANE, Draft, Entry, Lane, checksum_of, entry_of, is_sound
-from millrace.healing import heal
+from millrace.entries import SELECT_LANE, Draft, Entry, Lane, checksum_of, entry_of
+from millrace.outbox_file import OutboxFile
 from millrace.outbox_tables import Extension
-from millrace.pictures import Pictures
-from millrace.rebuild import Known, Rebuild
-from millrace.reservation import LastSeen, Reservation
-from millrace.room import Room, RoomLeft
-
-log = logging.getLogger(__name__)
+from millrace.room import Room
 
 _SELECT_ALL = "SELECT * FROM entry WHERE position > ? ORDER BY position LIMIT ?"
 _GAPS = (
     "SELECT here + 1, next - 1 FROM (SELECT here, lead(here) OVER (ORDER BY here) AS next FROM (SELECT ? AS here"
     " UNION ALL SELECT position FROM entry WHERE position BETWEEN ? AND ? UNION ALL SELECT ?)) WHERE next > here + 1"
 )
-Fill = Callable[[Path, Path, str], None]
 
 
 class Outbox:
@@ -62,97 +53,15 @@ class Outbox:
         more = more or Extension()
         self.path = path
         self.blobs = blobs
-        with ExitStack() as undo, storage_errors(path):
-            make_folder(path.parent)
-            steps = outbox_tables.steps(more)
-            self._last_seen = LastSeen(path.with_name(path.name + ".seen"))
-            undo.callback(self._last_seen.close)
-            self._own_lanes = more.own_lanes
-            if numbered_by is None:
-                self._reservation = Reservation(path.with_name(path.name + ".epoch"))
-                self._room_left = RoomLeft(path, room)
-                database = self._open_in_any_state(steps, self._rebuild(steps, more, machine_id), machine_id)
-            else:
-                self._reservation = numbered_by._reservation
-                self._room_left = RoomLeft(path, None)
-                database = self._open(steps, lambda: self._share_epoch(numbered_by))
-            undo.callback(database.close)
-            self._room_left.used_bytes = database.used_bytes()
-            self._pictures.look_for_orphans()
-            undo.pop_all()
+        self._own_lanes = more.own_lanes
+        shared: OutboxFile | None = None if numbered_by is None else numbered_by._file
+        self._file: OutboxFile = OutboxFile(path, blobs, machine_id, more, numbered_by=shared, room=room)
+        self.connection = self._file.connection
+        self._counters, self._pictures = self._file.counters, self._file.pictures
 
     def close(self) -> None:
         """Close the file and give the lock back."""
-        self._database.close()
-        self._last_seen.close()
-
-    # --- opening
-
-    def _open_in_any_state(self, steps: Sequence[str], fill: Fill, machine_id: str) -> Database:
-        for _ in range(2):
-            try:
-                return self._open_healed(steps, fill, machine_id)
-            except Damaged:  # met behind the check: the mark is set
-                continue
-            except StorageFailed:
-                if not self._room_left.release():
-                    raise
-        return self._open_healed(steps, fill, machine_id)
-
-    def _open_healed(self, steps: Sequence[str], fill: Fill, machine_id: str) -> Database:
-        heal(self.path, fill, is_used=bool(self._reservation.reserved))
-        return self._open(steps, lambda: self._choose_epoch(machine_id))
-
-    def _open(self, steps: Sequence[str], choose_epoch: Callable[[], None]) -> Database:
-        self._database = Database(self.path, steps, max_bytes=self._room_left.max_bytes)
-        with ExitStack() as undo:
-            undo.callback(self._database.close)
-            self.connection = self._database.connection
-            self._pictures = Pictures(self.connection, self.blobs)
-            self._counters = Counters(self._database, self._reservation)
-            choose_epoch()
-            undo.pop_all()
-        return self._database
-
-    def _rebuild(self, steps: Sequence[str], more: Extension, machine_id: str) -> Fill:
-        def fill(old: Path, new: Path, why: str) -> None:
-            tables = (*outbox_tables.CARRIED, *more.tables)
-            known = Known(self._reservation.reserved, self._last_seen.read())
-            rebuild = Rebuild(self.blobs, known, random_epoch(), machine_id, is_sound, more.own_lanes, tables)
-            database = Database(new, steps)
-            try:
-                rebuild.fill(old, database, why)
-            finally:
-                database.close()
-
-        return fill
-
-    def _choose_epoch(self, machine_id: str) -> None:
-        """Go on in the last epoch; begin another in a new file, a copy, on another machine, or after a loss."""
-        is_new = self._counters.is_new
-        now = {"machine_id": machine_id, "birth": birth(self.path)}
-        known = dict(self.connection.execute("SELECT key, value FROM meta"))
-        lost = doubts.find_lost(self.connection, self._counters, self._reservation.reserved, self._last_seen.read())
-        if not lost and all(known.get(key) == value for key, value in now.items()):
-            return
-        with self.transaction():
-            if lost:
-                why = "the file was lost" if is_new else "set back to an older state"
-                log.error("outbox_set_back file=%s why=%r", self.path, why)
-                doubts.begin(self.connection, why, lost)
-                self.new_epoch(why)
-            elif is_new:
-                self.new_epoch("created")
-            elif known.get("machine_id", machine_id) != machine_id:
-                self.new_epoch("another machine")
-            elif "birth" in known:
-                self.new_epoch("a copy was put in its place")
-            self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", now.items())
-
-    def _share_epoch(self, other: Outbox) -> None:
-        if self._counters.is_new:
-            with self.transaction():
-                self._counters.share(other._counters, f"shared with {other.path}")
+        self._file.close()
 
     # --- its counters
 
@@ -187,7 +96,7 @@ class Outbox:
 
         Any thread may ask; it ends by itself when there is room.
         """
-        return self._room_left.is_short
+        return self._file.is_short
 
     def minted(self) -> dict[str, int]:
         """Return, for each of our own epochs, the highest seq given out (0 for none yet). Errors: StorageFailed."""
@@ -195,7 +104,7 @@ class Outbox:
 
     def reserved(self, epoch: str) -> int | None:
         """Return a seq that this epoch has not minted beyond, over all files of this numbering; None: nobody knows."""
-        return self._reservation.reserved.get(epoch)
+        return self._file.reserved.get(epoch)
 
     def age_s(self, uptime_s: float) -> float:
         """Return for how many seconds this file has been in use, over all runs; no clock can make it jump."""
@@ -230,41 +139,16 @@ class Outbox:
 
     def spoilt(self, why: str) -> NoReturn:
         """Say that what the file holds cannot be right: raise Damaged; the next start heals it."""
-        self._database.spoilt(why)
+        self._file.spoilt(why)
 
     # --- writing
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Commit all that is done inside, on stable storage, or nothing; StorageFailed if the disk refuses.
 
-        Inside another transaction it is a part of that one. Pictures whose last row went are unlinked after the
-        commit. On a full disk the ballast goes, and the next transaction has its room.
+        Inside another transaction it is a part of that one.
         """
-        if self.connection.in_transaction:
-            yield
-            return
-        before = self._counters.state()
-        committed = False
-        try:
-            with storage_errors(self.path):
-                self._pictures.collect_orphans()
-            with self._database.transaction():
-                yield
-                if before != self._counters.state():
-                    self._counters.save()
-                used_bytes = self._database.used_bytes()
-            committed, self._room_left.used_bytes = True, used_bytes
-            self._last_seen.note((self.epoch, self.next_seq, self.next_position))
-        except StorageFailed as error:
-            if isinstance(error, CommitFailed):
-                self._pictures.keep_new()
-            self._room_left.release()
-            raise
-        finally:
-            if not committed:
-                self._counters.restore(before)
-            self._pictures.end(committed=committed)
+        return self._file.transaction()
 
     def put_pictures(self, pictures: Mapping[str, bytes]) -> None:
         """Store pictures by digest for drafts of the present transaction; if it fails, the new ones go again."""

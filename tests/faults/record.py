@@ -95,6 +95,7 @@ DURABLE_PATH = (
     "millrace/mending.py",
     "millrace/mqtt.py",
     "millrace/outbox.py",
+    "millrace/outbox_file.py",
     "millrace/outbox_reader.py",
     "millrace/outbox_tables.py",
     "millrace/pictures.py",
