@@ -6,12 +6,12 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from millrace.database import Database
+from millrace.database import Damaged, Database
 from millrace.entries import Entry, Lane
 from millrace.healing import heal
 from millrace.ranges import RangeSet
@@ -85,16 +85,33 @@ class Progress:
 
         A damaged one is set aside: everything is sent again, and the cloud knows what it has.
         """
+        self._mutex = threading.RLock()
+        try:
+            self._open(path)
+        except Damaged:  # it is marked: opened again it is healed
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
         why = heal(path, lambda _old, new, _why: Database(new, _STEPS).close())
         if why is not None:
             log.error("account_damaged error=%s: all is sent again", why)
         self._database = Database(path, _STEPS)
         self._connection = self._database.connection
-        self._mutex = threading.RLock()
+        with ExitStack() as undo:
+            undo.callback(self._database.close)
+            self._load()
+            undo.pop_all()
+
+    def _load(self) -> None:
         self._settled: dict[tuple[str, Lane], RangeSet] = {}
-        for epoch, lane, first, last in self._connection.execute("SELECT * FROM settled").fetchall():
-            self.settled(epoch, Lane(lane)).add(first, last)
-        self.paused = frozenset(Lane(row[0]) for row in self._connection.execute("SELECT lane FROM paused"))
+        settled = self._connection.execute("SELECT * FROM settled").fetchall()
+        paused = self._connection.execute("SELECT lane FROM paused").fetchall()
+        try:
+            for epoch, lane, first, last in settled:
+                self.settled(epoch, Lane(lane)).add(first, last)
+            self.paused = frozenset(Lane(lane) for (lane,) in paused)
+        except (ValueError, TypeError) as error:
+            self._database.spoilt(f"what was settled cannot be read: {error}")
 
     def show_life(self) -> None:
         """Show whoever reads the account that the worker's loop goes on; costs no sync."""

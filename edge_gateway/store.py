@@ -6,13 +6,16 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_gateway.streams import Stream
-from edge_gateway.tables import STEPS, TABLES
+from edge_gateway.tables import STEPS, TABLES, UNREADABLE, ranges_of
 from millrace import crashpoints, ties
 from millrace.blobs import BlobStore
+from millrace.database import Damaged
 from millrace.entries import Draft, Entry, Lane
 from millrace.mending import Sighting
 from millrace.outbox import Outbox
@@ -50,10 +53,6 @@ class Store:
         """Open or create it; answers and quarantine take `tables_bytes`. Errors: Locked, NewerSchema, StorageFailed."""
         room = Room.for_quota(max_bytes, ballast_bytes, tables_bytes)
         self.blobs = BlobStore(folder / "frames")
-        self.outbox = Outbox(
-            folder / "gateway.db", self.blobs, machine_id, Extension(STEPS, TABLES, _OWN_LANES), room=room
-        )
-        self._connection = self.outbox.connection
         self._settled = SettledReader(folder / "sync.db")
         self._max_bytes = max_bytes
         self._purge_after = 0
@@ -61,12 +60,25 @@ class Store:
         self._declared: dict[int, str] = {}
         self._of_device: dict[str, list[Stream]] = {}
         self._remembered: Counter[int] = Counter()
-        self.reload_streams()
+        more = Extension(STEPS, TABLES, _OWN_LANES)
+        opened = partial(Outbox, folder / "gateway.db", self.blobs, machine_id, more, room=room)
+        try:
+            self._begin(opened())
+        except Damaged:  # it is marked: opened again it is healed
+            self._begin(opened())
         if self._settled.highest(self.outbox.epoch) >= self.outbox.next_position:
             log.error("store_set_back epoch=%s: more is settled than was ever written here", self.outbox.epoch)
             self.outbox.new_epoch("set back to an older state")
         row = self._connection.execute("SELECT value FROM meta WHERE key = 'published'").fetchone()
-        self.published = int(row[0]) if row else 0
+        self.published = int(row[0]) if row and str(row[0]).isdecimal() else 0
+
+    def _begin(self, outbox: Outbox) -> None:
+        """Take an outbox for ours and read the streams that are in it. Errors: Damaged; then it is closed again."""
+        self.outbox, self._connection = outbox, outbox.connection
+        with ExitStack() as undo:
+            undo.callback(outbox.close)
+            self.reload_streams()
+            undo.pop_all()
 
     @property
     def full(self) -> bool:
@@ -152,12 +164,16 @@ class Store:
             self._declared[no] = declared
 
     def reload_streams(self) -> None:
-        """Read all streams again: what a transaction that failed had changed in memory is void."""
+        """Read all streams again: what a transaction that failed had changed in memory is void. Errors: Damaged."""
         self._streams.clear()
         self._of_device.clear()
         self._declared = dict(self._connection.execute("SELECT stream, ranges FROM declared"))
         for no, device, epoch, watermark, ahead in self._connection.execute("SELECT * FROM stream").fetchall():
-            self._keep(Stream(no, device, epoch, watermark, _ranges(ahead), _ranges(self._declared.get(no, "[]"))))
+            try:
+                declared = ranges_of(self._declared.get(no, "[]"))
+                self._keep(Stream(no, device, epoch, int(watermark), ranges_of(ahead), declared))
+            except UNREADABLE as error:
+                self.outbox.spoilt(f"what was accepted of {device}'s epoch {epoch} cannot be read: {error}")
 
     def remember(self, stream: Stream, seq: int, answer: Answer) -> None:
         """Keep where the answer to an event lies, for as long as it may be asked again."""
@@ -254,7 +270,3 @@ class Store:
     def close(self) -> None:
         """Close the file; what it holds stays."""
         self.outbox.close()
-
-
-def _ranges(text: str) -> RangeSet:
-    return RangeSet((first, last) for first, last in json.loads(text))

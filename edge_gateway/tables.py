@@ -29,14 +29,22 @@ CREATE TABLE declared (stream INTEGER, ranges TEXT NOT NULL, PRIMARY KEY (stream
 """,
 )
 
+UNREADABLE = (ValueError, TypeError, OverflowError)
+"""What damaged text or a damaged number raises when it is read."""
+
+
+def ranges_of(text: str) -> RangeSet:
+    """Return the ranges that a column holds. Errors: UNREADABLE."""
+    return RangeSet((int(first), int(last)) for first, last in json.loads(text))
+
 
 def _is_stream(row: tuple[Any, ...]) -> bool:
     try:
         no, device, epoch, watermark, ahead = row
         topics.check_level(device)
-        RangeSet((int(first), int(last)) for first, last in json.loads(ahead))
+        ranges_of(ahead)
         return isinstance(no, int) and 0 <= int(watermark) <= events.SEQ_MAX and bool(events.EPOCH.match(epoch))
-    except (ValueError, TypeError):
+    except UNREADABLE:
         return False
 
 
@@ -46,9 +54,9 @@ def _is_answer(row: tuple[Any, ...]) -> bool:
 
 def _is_declared(row: tuple[Any, ...]) -> bool:
     try:
-        RangeSet((int(first), int(last)) for first, last in json.loads(row[1]))
+        ranges_of(row[1])
         return isinstance(row[0], int)
-    except (ValueError, TypeError):
+    except UNREADABLE:
         return False
 
 

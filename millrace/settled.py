@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class SettledReader:
         """Return what is settled in each lane for this epoch of the gateway."""
         settled: dict[Lane, RangeSet] = {}
         for lane, first, last in self._all("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,)):
-            settled.setdefault(Lane(lane), RangeSet()).add(first, last)
+            with suppress(ValueError, TypeError):  # a damaged row settles nothing; its owner's next start heals it
+                settled.setdefault(Lane(lane), RangeSet()).add(first, last)
         return settled
 
     def highest(self, epoch: str) -> int:

@@ -917,6 +917,25 @@ def test_after_damage_nothing_is_taken_twice_and_nothing_new_for_a_repeat(gatewa
     assert not [record for record in gateway.ledger() if record[0] == EPOCH]
 
 
+@pytest.mark.parametrize(
+    "flipped",
+    [
+        "UPDATE stream SET ahead = '[[4, 4Y]'",
+        "UPDATE stream SET ahead = '[[4, 1e999]]'",
+        "UPDATE stream SET watermark = 'r'",
+        "INSERT INTO declared SELECT no, '[[2' FROM stream",
+        "UPDATE meta SET value = '1r' WHERE key = 'published'",
+    ],
+)
+def test_what_damage_made_unreadable_keeps_no_gateway_from_starting(gateway: Gateway, flipped: str) -> None:
+    gateway.take(frame(1, SURE), reading(2), reading(4))
+    gateway.store.outbox.connection.execute(flipped)
+    gateway.reopen()
+    done = gateway.take(frame(1, SURE), reading(2), reading(3), reading(4))
+    assert receipt(done)["ranges"] == [[1, 4]]
+    assert gateway.count("millrace_events_deduplicated_total", device="cam-1") == 3
+
+
 def test_rows_that_are_lost_are_declared_for_the_gateway_and_its_devices(gateway: Gateway) -> None:
     gateway.take(frame(1, SURE), reading(2), reading(3))
     old = gateway.store.outbox.epoch

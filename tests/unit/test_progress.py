@@ -108,6 +108,23 @@ def test_a_damaged_account_settles_nothing_and_its_owner_makes_a_new_one(
     again.close()
 
 
+@pytest.mark.parametrize("flipped", ["lane = 77", "last = 'r'"])
+def test_a_number_that_damage_made_unreadable_settles_nothing_and_its_owner_makes_a_new_account(
+    progress: Progress, path: Path, flipped: str
+) -> None:
+    progress.settle(EPOCH, Lane.RESULT, 1, 9)
+    progress._connection.execute(f"UPDATE settled SET {flipped}")
+    reader = SettledReader(path)
+    assert reader.highest(EPOCH) == 0
+    progress.close()
+    again = Progress(path)
+    assert again.settled(EPOCH, Lane.RESULT) == RangeSet()
+    again.settle(EPOCH, Lane.RESULT, 1, 3)
+    assert reader.highest(EPOCH) == 3
+    assert path.with_name("sync.db.damaged-1").exists()
+    again.close()
+
+
 def test_one_sync_worker_for_a_file(progress: Progress, path: Path) -> None:
     with pytest.raises(Locked, match="is written by process"):
         Progress(path)
