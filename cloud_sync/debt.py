@@ -27,6 +27,7 @@ class _Settlement:
     first: int
     last: int
     buried: list[tuple[Entry, str]]
+    seen: tuple[int, int]
 
 
 class Debt:
@@ -54,12 +55,17 @@ class Debt:
         self.moved_s = self._clock.uptime_s()
         return self.moved_s
 
-    def settle(self, epoch: str, batch: Batch, parcel: Parcel, refused: list[tuple[Entry, str]]) -> None:
-        """Settle what the cloud has committed of a batch, the refused and the lost as buried. Errors: StorageFailed."""
+    def settle(
+        self, epoch: str, batch: Batch, parcel: Parcel, refused: list[tuple[Entry, str]], seen: tuple[int, int]
+    ) -> None:
+        """Settle what the cloud has committed of a batch, the refused and the lost as buried.
+
+        `seen` is what the lane's BurialCap has seen with it. Errors: StorageFailed.
+        """
         buried = parcel.lost + refused
         for row, reason in buried:
             log.error("row_buried position=%d seq=%s-%d reason=%r", row.position, row.epoch, row.seq, reason)
-        self._owed = _Settlement(epoch, batch.lane, batch.first, parcel.rows[-1].position, buried)
+        self._owed = _Settlement(epoch, batch.lane, batch.first, parcel.rows[-1].position, buried, seen)
         self.pay()
 
     def owe_told(self, untold: Untold) -> None:
@@ -70,7 +76,9 @@ class Debt:
         """Write what the cloud has committed and the account does not hold yet. Errors: StorageFailed."""
         if self._owed is not None:
             owed = self._owed
-            self._progress.settle(owed.epoch, owed.lane, owed.first, owed.last, owed.buried, self._clock.now().wall_ns)
+            self._progress.settle(
+                owed.epoch, owed.lane, owed.first, owed.last, owed.buried, self._clock.now().wall_ns, owed.seen
+            )
             self._owed = None
             self.moved()
         if self._told:

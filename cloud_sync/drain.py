@@ -45,7 +45,9 @@ class Drain:
         bury, batch = settings.bury, settings.batch
         target_s = settings.cloud.request_deadline_s / 4
         self._lanes = {
-            lane: LaneState(BurialCap(bury.max_share, bury.min_rows, bury.window_rows), link.new_backoff())
+            lane: LaneState(
+                BurialCap(bury.max_share, bury.min_rows, bury.window_rows, progress.burials(lane)), link.new_backoff()
+            )
             for lane in WEIGHTS
         }
         again = LaneState(BurialCap(1.0, bury.min_rows, bury.window_rows), link.new_backoff())
@@ -195,7 +197,7 @@ class Drain:
                 f"{len(refused)} of {len(parcel.rows)} rows refused, too many to bury: {refused[0][1][:200]}",
             )
             return
-        self._debt.settle(epoch, batch, parcel, refused)
+        self._debt.settle(epoch, batch, parcel, refused, state.cap.after(len(parcel.rows), len(refused)))
         self._choice.came_through(batch.lane)
         crashpoints.reached("sync.settled")
         state.settled(len(parcel.rows), len(refused), self._settings.batch.max_rows)

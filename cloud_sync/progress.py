@@ -35,6 +35,7 @@ ALTER TABLE link ADD COLUMN said TEXT NOT NULL DEFAULT '';
 CREATE TABLE paused (lane INTEGER PRIMARY KEY, since_wall_ns INTEGER NOT NULL);
 CREATE TABLE ties_told (epoch TEXT PRIMARY KEY, no INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE rate (lane INTEGER PRIMARY KEY, rows_per_s REAL NOT NULL);
+CREATE TABLE burials (lane INTEGER PRIMARY KEY, seen_rows INTEGER NOT NULL, buried_rows INTEGER NOT NULL);
 """,
 )
 DAMAGED = "checksum does not fit: the row is damaged"
@@ -130,8 +131,12 @@ class Progress:
         last: int,
         buried: Sequence[tuple[Entry, str]] = (),
         wall_ns: int | None = None,
+        seen: tuple[int, int] | None = None,
     ) -> None:
-        """Note that the cloud has committed these positions, but for the buried ones, whose bytes are kept here."""
+        """Note that the cloud has committed these positions, but for the buried ones, whose bytes are kept here.
+
+        `seen` is for `burials`.
+        """
         after = RangeSet(self.settled(epoch, lane))
         after.add(first, last)
         with self._transaction():
@@ -147,7 +152,15 @@ class Progress:
                     for e, reason in buried
                 ],
             )
+            if seen is not None:
+                self._connection.execute("INSERT OR REPLACE INTO burials VALUES (?, ?, ?)", (int(lane), *seen))
         self._settled[epoch, lane] = after
+
+    def burials(self, lane: Lane) -> tuple[int, int]:
+        """Return how many rows of a lane were seen of late, and how many of these were buried; a BurialCap's memory."""
+        with self._mutex:
+            sql = "SELECT seen_rows, buried_rows FROM burials WHERE lane = ?"
+            return self._connection.execute(sql, (int(lane),)).fetchone() or (0, 0)
 
     def untold(self) -> list[tuple[str, int, bytes, str, str, int]]:
         """Return up to 100 buried rows of which the cloud has not been told.

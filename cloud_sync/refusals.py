@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from cloud_sync.link import Backoff
@@ -10,13 +11,23 @@ from cloud_sync.link import Backoff
 class BurialCap:
     """A single poison row is buried; a cloud, a proxy or a release that refuses everything must not bury everything.
 
-    Of the last `window_rows` rows no more than `max_share` or `min_rows` (whichever is more) are buried.
+    Of the last `window_rows` rows no more than `max_share` or `min_rows` (whichever is more) are buried. A worker that
+    is started again begins with what a former life had `seen`: else one that ends all the time could bury everything.
     """
 
-    def __init__(self, max_share: float, min_rows: int, window_rows: int) -> None:
+    def __init__(self, max_share: float, min_rows: int, window_rows: int, seen: tuple[int, int] = (0, 0)) -> None:
         self._max_share, self._min_rows, self._window_rows = max_share, min_rows, window_rows
         self._last: deque[tuple[int, int]] = deque()
         self._rows = self._buried = 0
+        rows, buried = seen
+        if rows > window_rows:  # of several lives: as many as there were on the average
+            rows, buried = window_rows, math.ceil(buried * window_rows / rows)
+        if rows:
+            self.note(rows, buried)
+
+    def after(self, rows: int, buried: int) -> tuple[int, int]:
+        """Return what will have been seen once so many more rows are settled: all rows, and the buried among them."""
+        return self._rows + rows, self._buried + buried
 
     def allows(self, rows: int, refused: int) -> bool:
         """Say whether `refused` of the next `rows` rows may be buried."""

@@ -46,7 +46,9 @@ async def large(_request: Request) -> PlainTextResponse:
 @pytest.fixture
 def server() -> Iterator[uvicorn.Server]:
     routes = [Route("/short", short), Route("/long", long), Route("/large", large)]
-    config = uvicorn.Config(Starlette(routes=routes), http=Quick, lifespan="off", log_config=None, timeout_keep_alive=1)
+    config = uvicorn.Config(
+        Starlette(routes=routes), http=Quick, lifespan="off", ws="none", log_config=None, timeout_keep_alive=1
+    )
     with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(config)
         config.port = listener.getsockname()[1]

@@ -647,6 +647,21 @@ def test_a_cloud_that_refuses_everything_has_a_few_rows_buried_and_the_rest_wait
     assert line.link_facts()["said"] == ""
 
 
+def test_a_worker_that_is_started_again_and_again_buries_no_more_than_one_that_goes_on(line: Line) -> None:
+    line.add(200)
+    line.uplink.script.extend(["422 of rows"] * 400)
+    for _ in range(6):
+        line.again(batch={"max_rows": 16, "live_share": 0.0}, bury={"min_rows": 3})
+        for _ in range(15):
+            line.clock.seconds += 60
+            line.step()
+    assert line.buried() == 3
+    line.uplink.script.clear()
+    line.clock.seconds += 60
+    line.finish()
+    assert line.all_there(buried=3)
+
+
 def test_a_held_lane_holds_no_other(line: Line) -> None:
     line.again(batch={"max_rows": 20, "live_share": 0.0}, bury={"min_rows": 1})
     line.add(40, Lane.BULK, time="yesterday")

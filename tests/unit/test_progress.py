@@ -46,6 +46,15 @@ def test_what_was_settled_is_known_after_a_restart_and_to_the_gateway(progress: 
     assert reader.highest("nowhere1") == 0
 
 
+def test_how_many_were_buried_of_late_is_known_after_a_restart(progress: Progress, path: Path) -> None:
+    progress.settle(EPOCH, Lane.RESULT, 1, 9, [(ROW, "refused")], seen=(9, 1))
+    progress.settle(EPOCH, Lane.RESULT, 10, 12, seen=(12, 1))
+    progress.close()
+    again = Progress(path)
+    assert (again.burials(Lane.RESULT), again.burials(Lane.FRAME)) == ((12, 1), (0, 0))
+    again.close()
+
+
 def test_a_gateway_alone_has_nothing_settled_until_a_sync_worker_comes(path: Path) -> None:
     reader = SettledReader(path)
     assert (reader.read(EPOCH), reader.highest(EPOCH), reader.link()) == ({}, 0, None)

@@ -46,6 +46,25 @@ def test_what_was_buried_long_ago_does_not_count() -> None:
     assert cap.allows(1, 50)
 
 
+def test_a_worker_that_ends_after_each_row_buries_no_more_than_one_that_goes_on() -> None:
+    seen, buried = (0, 0), 0
+    for _ in range(100):
+        cap = BurialCap(0.05, 10, 1000, seen)
+        if cap.allows(1, 1):
+            seen = cap.after(1, 1)
+            buried += 1
+    assert buried == 10
+
+
+def test_over_many_lives_a_share_is_buried_and_what_is_long_ago_does_not_hold_a_lane() -> None:
+    seen = (0, 0)
+    for _ in range(500):
+        cap = BurialCap(0.05, 10, 1000, seen)
+        assert cap.allows(100, 1)
+        seen = cap.after(100, 1)
+    assert not BurialCap(0.05, 10, 1000, seen).allows(100, 50)
+
+
 def lane() -> LaneState:
     return LaneState(BurialCap(0.05, 10, 1000), Backoff(1.0, 60.0, lambda _low, high: high))
 
