@@ -105,7 +105,8 @@ def _runs(connection: Connection, own_lanes: Collection[Lane] | None) -> Iterato
     while rows := connection.execute(_SELECT_KEYS, (after, KEYS_AT_ONCE)).fetchall():
         after = rows[-1][0]
         for _, lane, epoch, seq in rows:
-            if own_lanes is not None and lane not in own_lanes:
+            is_own = own_lanes is None or lane in own_lanes
+            if not is_own or not isinstance(seq, int):  # of a damaged row any column may be of any kind
                 continue
             if (epoch, seq) != (run[0], run[2] + 1):
                 yield run

@@ -17,6 +17,7 @@ import pytest
 
 from millrace.blobs import BlobStore
 from millrace.database import PAGE_BYTES, Damaged, mark_of
+from millrace.doubts import Doubt
 from millrace.entries import Draft, Entry, Lane
 from millrace.healing import damaged_files
 from millrace.outbox import Outbox
@@ -334,6 +335,17 @@ def test_a_last_epoch_that_makes_no_sense_is_healed_at_once(path: Path, spoil: s
     old, last = rows[-1]
     assert outbox.minted() == {old: last, outbox.epoch: 0}
     assert path.with_name("spool.db.damaged-1").exists()
+    outbox.close()
+
+
+def test_a_damaged_row_is_told_with_what_is_in_doubt(path: Path) -> None:
+    with sqlite3.connect(path) as vandal:
+        vandal.execute("UPDATE entry SET seq = 'x' WHERE position = 100")
+    vandal.close()
+    outbox = opened(path)
+    epoch = next(iter(outbox.minted()))
+    doubt = Doubt("set back", is_salvaged=False, ranges={epoch: (21, ROWS + 30)})
+    assert outbox.unproven(doubt) == [(epoch, 100, 100), (epoch, ROWS + 21, ROWS + 30)]
     outbox.close()
 
 
