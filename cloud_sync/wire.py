@@ -70,13 +70,8 @@ class Wire:
             http_ = http.client.HTTPConnection(self._netloc)
             http_.sock = cast(Any, stream)
             http_.request(method, self._path + path, body, dict(headers))
-            with http_.getresponse() as response:
-                data = response.read(MAX_ANSWER_BYTES)
-                if response.length and len(data) < MAX_ANSWER_BYTES:
-                    raise Broken(f"the answer was cut off: {response.length} bytes of its body did not come")
-            keep = not response.will_close and not response.length and len(data) < MAX_ANSWER_BYTES
-            names = {name.lower(): value for name, value in response.headers.items()}
-            return Reply(response.status, names, data)
+            reply, keep = _read(http_)
+            return reply
         except TimeoutError as error:
             raise Late(self._why_late(str(error), end_s)) from None
         except http.client.IncompleteRead as error:
@@ -171,6 +166,20 @@ class _Stream(io.RawIOBase):
             yield
         except TimeoutError:
             raise TimeoutError(f"the far side {deed} for {self._silence_s:g} s") from None
+
+
+def _read(connection: http.client.HTTPConnection) -> tuple[Reply, bool]:
+    """Return the answer, and whether the connection may be kept. Errors: Broken, OSError, HTTPException."""
+    try:
+        with connection.getresponse() as response:
+            data = response.read(MAX_ANSWER_BYTES)
+            if response.length and len(data) < MAX_ANSWER_BYTES:
+                raise Broken(f"the answer was cut off: {response.length} bytes of its body did not come")
+    except ValueError as error:  # such as of a chunk whose size is negative
+        raise Broken(f"what came is not HTTP: {error}") from None
+    names = {name.lower(): value for name, value in response.headers.items()}
+    keep = not response.will_close and not response.length and len(data) < MAX_ANSWER_BYTES
+    return Reply(response.status, names, data), keep
 
 
 def _left_s(most_s: float, end_s: float) -> float:

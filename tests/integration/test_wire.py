@@ -273,7 +273,24 @@ def bad_chunks(sock: socket.socket) -> None:
     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
 
 
-FAILING = [reset, reset_in_the_body, hang_up, cut_off, speak_no_http, head_without_end, bad_chunks, answer_and_hang_up]
+def negative_chunk(sock: socket.socket) -> None:
+    hear(sock)
+    sock.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n"
+    )
+
+
+FAILING = [
+    reset,
+    reset_in_the_body,
+    hang_up,
+    cut_off,
+    speak_no_http,
+    head_without_end,
+    bad_chunks,
+    negative_chunk,
+    answer_and_hang_up,
+]
 
 
 def test_two_thousand_failed_requests_leave_no_descriptor_and_no_thread(
@@ -326,6 +343,7 @@ def _no_more_than(before: tuple[int, int]) -> bool:
         (hang_up, "RemoteDisconnected"),
         (speak_no_http, "BadStatusLine: SSH-2.0"),
         (bad_chunks, "the answer was cut off"),
+        (negative_chunk, "what came is not HTTP"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
