@@ -77,7 +77,7 @@ class Batches:
             return 0
         try:
             return self.blobs.path(row.blob).stat().st_size
-        except FileNotFoundError:
+        except OSError:  # what is wrong with it is said when it is read
             return 0
 
 

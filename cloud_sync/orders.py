@@ -109,8 +109,8 @@ def all_buried(read: Callable[[str, int, int], list[Buried]]) -> Iterator[Buried
 
 
 def lacks_picture(row: Buried, blobs: BlobStore) -> bool:
-    """Whether it speaks of a picture that is no longer here."""
-    return row.lane is Lane.FRAME and (row.blob is None or not blobs.path(row.blob).exists())
+    """Whether it speaks of a picture that is no longer here. Errors: StorageFailed."""
+    return row.lane is Lane.FRAME and (row.blob is None or blobs.is_gone(row.blob))
 
 
 def name_of(row: Buried) -> str:

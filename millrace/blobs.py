@@ -12,7 +12,7 @@ from millrace import crashpoints
 
 log = logging.getLogger(__name__)
 
-_GONE = (errno.ENOENT, errno.EIO, errno.EUCLEAN, errno.EBADMSG)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.EUCLEAN, errno.EBADMSG)
 """Not there, or the disk has lost what it says: a bad sector, a damaged folder, a checksum that is wrong."""
 
 
@@ -66,6 +66,16 @@ class BlobStore:
             if error.errno in _GONE:
                 return None
             raise StorageFailed(f"{self.path(sha256)}: {error.strerror}") from error
+
+    def is_gone(self, sha256: str) -> bool:
+        """Whether the blob is not (or no longer) there, or the disk cannot find it any more. Errors: StorageFailed."""
+        try:
+            self.path(sha256).stat()
+        except OSError as error:
+            if error.errno in _GONE:
+                return True
+            raise StorageFailed(f"{self.path(sha256)}: {error.strerror}") from error
+        return False
 
     def discard(self, digests: Iterable[str]) -> None:
         """Unlink blobs whose last row is gone; one that is already missing is no error.

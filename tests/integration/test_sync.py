@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,9 +27,11 @@ import zstandard
 from integration.brokers import free_port, wait_until
 from integration.test_reference_cloud import TOKENS
 from integration.test_reference_cloud import Cloud as ReferenceCloud
+from unit.failing_calls import calls_fail
 
 from cloud_sync.drain import Drain
 from cloud_sync.link import Link
+from cloud_sync.orders import PICTURE_GONE, Orders
 from cloud_sync.progress import Progress
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Cloud
@@ -747,6 +750,33 @@ def test_a_picture_that_is_lost_holds_nobody_up(line: Line, harm: str) -> None:
         path.unlink()
     else:
         path.write_bytes(b"other bytes")
+    line.finish()
+    assert line.all_there(buried=1)
+
+
+@pytest.mark.parametrize("error", ["EIO", "EUCLEAN"])
+def test_a_picture_that_the_disk_cannot_even_find_holds_nobody_up_nor_when_it_is_asked_for_again(
+    line: Line, error: str
+) -> None:
+    line.add_frame()
+    path = line.outbox.blobs.path(line.add_frame())
+    line.add_frame()
+    line.add(2, Lane.RESULT)
+    with calls_fail("open,openat,stat,newfstatat,statx", error, path):
+        line.finish()
+        assert line.all_there(buried=1)
+        asked = Orders(line.progress, line.folder / "state", line.clock).obey({"do": "requeue"})
+        assert (asked["requeued"], asked["kept_rows"]) == (0, 1)
+        line.progress.send_again(line.progress.buried())
+        line.finish()
+    assert [row.reason for row in line.progress.buried()] == [PICTURE_GONE]
+
+
+def test_a_file_in_the_place_of_a_folder_of_pictures_holds_nobody_up(line: Line) -> None:
+    folder = line.outbox.blobs.path(line.add_frame()).parent
+    line.add(2, Lane.RESULT)
+    shutil.rmtree(folder)
+    folder.write_text("damaged")
     line.finish()
     assert line.all_there(buried=1)
 
