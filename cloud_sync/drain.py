@@ -198,9 +198,11 @@ class Drain:
             )
             return
         self._debt.settle(epoch, batch, parcel, refused, state.cap.after(len(parcel.rows), len(refused)))
-        self._choice.came_through(batch.lane)
         crashpoints.reached("sync.settled")
         state.settled(len(parcel.rows), len(refused), self._settings.batch.max_rows)
+        if not parcel.sent and not parcel.refused:
+            return  # all of it is lost here: the cloud was not asked, so this says nothing of the link
+        self._choice.came_through(batch.lane)
         spent_s = max(1e-3, self._clock.uptime_s() - begun_s)
         self._report.settled(batch.lane, len(parcel.rows), spent_s)
         self._pace.done(len(parcel.rows), batch.size_bytes * len(parcel.rows) // len(batch.rows), spent_s)

@@ -678,6 +678,16 @@ def test_a_held_lane_holds_no_other(line: Line) -> None:
     assert line.buried() == 0
 
 
+def test_a_row_that_is_lost_here_says_nothing_of_the_link(line: Line) -> None:
+    line.add(1)
+    line.outbox.connection.execute("UPDATE entry SET checksum = checksum + 1")
+    line.uplink.script.extend(["503"] * 9)
+    line.step()
+    assert (line.settled(), line.buried(), line.link.state) == (1, 1, "unknown")
+    line.step()
+    assert line.link.state == "down"
+
+
 @pytest.mark.parametrize("outage", [0, 7])
 def test_a_lane_that_chokes_the_far_side_starves_no_other_whatever_went_before(line: Line, outage: int) -> None:
     line.jitter = lambda _low, high: high
