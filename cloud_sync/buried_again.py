@@ -59,7 +59,7 @@ class BuriedAgain:
             except LinkDown as error:
                 if isinstance(error, TooSlow):
                     self._pace.given_up(len(going), sum(len(row.body) for row in going))
-                self._state.hold(now_s, str(error))
+                self._state.hold(self._clock.uptime_s(), str(error))
                 self._lanes_first = True
                 raise
         return bool(rows)
@@ -74,7 +74,7 @@ class BuriedAgain:
             self._state.refused(len(parcel.sent))
             return
         if missing := picture_missing(refused):
-            self._state.hold(begun_s, missing)
+            self._state.hold(self._clock.uptime_s(), missing)
             return
         reasons = {entries.index(entry): reason for entry, reason in parcel.lost + refused}
         outcome = {row: reasons.get(index) for index, row in enumerate(rows[: len(parcel.rows)])}

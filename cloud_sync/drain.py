@@ -169,7 +169,7 @@ class Drain:
             self._pace.given_up(len(batch.rows), batch.size_bytes)
             if len(batch.rows) == 1:
                 why = f"one row of {batch.size_bytes} bytes does not get through: {error}"
-                self._lanes[batch.lane].hold(now_s, why)
+                self._lanes[batch.lane].hold(self._clock.uptime_s(), why)
             raise
         except LinkDown as error:
             self._choice.failed(batch.lane, str(error))

@@ -34,7 +34,7 @@ from cloud_sync.link import Link
 from cloud_sync.orders import PICTURE_GONE, Orders
 from cloud_sync.progress import Progress
 from cloud_sync.settings import SyncSettings
-from cloud_sync.submit import Cloud
+from cloud_sync.submit import Answer, Cloud, TooSlow
 from cloud_sync.witness import Witness
 from millrace import events, jsontext, topics
 from millrace.blobs import BlobStore
@@ -706,6 +706,38 @@ def test_a_lane_that_chokes_the_far_side_starves_no_other_whatever_went_before(l
     line.clock.seconds += 600.0
     line.finish()
     assert line.all_there()
+
+
+@pytest.mark.parametrize("is_asked_for_again", [False, True])
+def test_what_took_its_whole_time_in_vain_rests_from_then_on(
+    line: Line, monkeypatch: pytest.MonkeyPatch, is_asked_for_again: bool
+) -> None:
+    line.jitter = lambda _low, high: high
+    line.again(retry={"first_s": 10.0, "max_s": 60.0})
+    line.add(1, time="yesterday")
+    if is_asked_for_again:
+        line.finish()
+        line.progress.send_again(line.progress.buried())
+    tries: list[int] = []
+
+    def time_out(bodies: list[bytes], *_news: object) -> Answer:
+        if not bodies:
+            return Answer(0, 0, {})
+        tries.append(len(bodies))
+        line.clock.seconds += 60.0
+        raise TooSlow("no answer in 60 s")
+
+    monkeypatch.setattr(line.pool, "submit", time_out)
+    line.step()
+    assert tries == [1]
+    line.link.try_now()
+    line.clock.seconds += 9.0
+    line.step()
+    line.step()
+    assert tries == [1]
+    line.clock.seconds += 2.0
+    line.step()
+    assert tries == [1, 1]
 
 
 def test_a_row_asked_for_again_that_chokes_the_far_side_holds_no_lane(line: Line) -> None:
