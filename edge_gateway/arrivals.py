@@ -69,9 +69,9 @@ class Arrivals:
         epoch = self._store.outbox.epoch
         stream = work.stream(item.device, epoch, self._clock.uptime_s())
         if item.redelivered:
-            seq = self._store.recent_digests(stream, RECENT_DIGESTS + item.pack).get(item.remembered_as)
-            if seq is not None:
-                self._repeat(item, stream, seq, work)
+            known = self._recent(item, stream, work).get(item.remembered_as)
+            if known is not None:
+                self._repeat(item, stream, known, work)
                 return
         seq = stream.highest() + 1
         if self._store.full:
@@ -91,6 +91,17 @@ class Arrivals:
             datacontenttype=content_type,
         )
         self._accepting.accept(item, event, stream, work)
+        for (no, _), digests in work.recent.items():
+            if no == stream.no:
+                digests.setdefault(item.remembered_as, seq)
+
+    def _recent(self, item: Arrived, stream: Stream, work: Work) -> dict[str, int]:
+        """Return digest -> seq of a stream's last events, read once in a transaction: each moment of a pack asks."""
+        digests = work.recent.get((stream.no, item.pack))
+        if digests is None:
+            digests = self._store.recent_digests(stream, RECENT_DIGESTS + item.pack)
+            work.recent[stream.no, item.pack] = digests
+        return digests
 
     def _repeat(self, item: Arrived, stream: Stream, seq: int, work: Work) -> None:
         """Answer a duplicate with what was stored for it."""

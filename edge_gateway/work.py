@@ -51,6 +51,8 @@ class Work:
     """By device and epoch, who gets a receipt after the commit."""
     declared: dict[tuple[str, str, str, str], RangeSet] = field(default_factory=dict)
     """By device, epoch, disposition and reason, what gets a ledger record."""
+    recent: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
+    """By a stream's number and a pack's size, digest -> seq of its last events, bare ones taken meanwhile included."""
     shed: Counter[Why] = field(default_factory=Counter)
     counts: list[Callable[[], None]] = field(default_factory=list)
     """The metrics to be moved after the commit."""

@@ -246,15 +246,43 @@ def test_what_is_owed_of_an_epoch_that_a_device_has_left_and_holds_nothing_of_is
         assert gateway.ledger() == [(EPOCH, 2, 3, "unproven"), (EPOCH, 5, 9, "unproven")]
 
 
+def pack_of_readings(moments: int, *, redelivered: bool) -> list[Arrived]:
+    pack = json.dumps([{"bn": "belt/", "n": "temperature", "u": "Cel", "t": -n, "v": n} for n in range(1, moments + 1)])
+    found = admit(
+        "millrace",
+        "millrace/device/esp32-7/reading/belt",
+        pack.encode(),
+        (),
+        FakeClock().now(),
+        redelivered=redelivered,
+    )
+    assert isinstance(found, list)
+    assert len(found) == moments
+    return list(found)
+
+
 def test_a_large_pack_of_readings_that_comes_again_has_the_keys_it_had(gateway: Gateway) -> None:
-    pack = json.dumps([{"bn": "belt/", "n": "temperature", "u": "Cel", "t": -n, "v": n} for n in range(1, 41)])
     for redelivered in (False, True):
-        topic = "millrace/device/esp32-7/reading/belt"
-        found = admit("millrace", topic, pack.encode(), (), FakeClock().now(), redelivered)
-        assert isinstance(found, list)
-        assert len(found) == 40
-        gateway.take(*found)
+        gateway.take(*pack_of_readings(40, redelivered=redelivered))
     assert len(gateway.rows(Lane.BULK)) == 40
+
+
+@pytest.mark.parametrize("stored", [0, 20])
+def test_of_a_pack_that_comes_again_and_again_only_what_is_not_stored_is_news(gateway: Gateway, stored: int) -> None:
+    """Also where it comes twice in one transaction, and the gateway was killed in the midst of it."""
+    gateway.take(*pack_of_readings(40, redelivered=False)[:stored])
+    again = pack_of_readings(40, redelivered=True)
+    gateway.take(*again, *again)
+    assert len(gateway.rows(Lane.BULK)) == 40
+    assert gateway.count("millrace_events_deduplicated_total", device="esp32-7") == 40 + stored
+
+
+def test_what_a_devices_last_events_were_is_read_once_for_a_pack_that_comes_again(gateway: Gateway) -> None:
+    gateway.take(*pack_of_readings(40, redelivered=False))
+    asked: list[str] = []
+    gateway.store.outbox.connection.set_trace_callback(asked.append)
+    gateway.take(*pack_of_readings(40, redelivered=True))
+    assert sum("SELECT digest" in statement for statement in asked) == 1
 
 
 def said_by(session: str, epoch: str, said_ns: int, **more: Any) -> DeviceStatus:
