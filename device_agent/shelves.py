@@ -210,8 +210,12 @@ class Shelves:
 
     @contextmanager
     def appending(self, outbox: Outbox) -> Iterator[None]:
-        """Commit what is minted and appended to one of the files inside, numbered on from where either stands."""
+        """Commit what is minted and appended to one of the files inside, numbered on from where either stands.
+
+        The tail takes no seqs that a commit on disk has used which may come back: it refuses until the disk takes one.
+        """
         if outbox is self.tail:
+            self.disk.overwrite_failed_commit()
             self._note_use(outbox)
         with outbox.transaction():
             for other in self.both:

@@ -150,6 +150,13 @@ class Outbox:
         """
         return self._file.transaction()
 
+    def overwrite_failed_commit(self) -> None:
+        """See, outside of a transaction, that no commit whose sync failed comes back at the next start.
+
+        Needed before another file takes its seqs; in this one the next commit overwrites it. Errors: StorageFailed.
+        """
+        self._file.overwrite_failed_commit()
+
     def put_pictures(self, pictures: Mapping[str, bytes]) -> None:
         """Store pictures by digest for drafts of the present transaction; if it fails, the new ones go again."""
         self._pictures.put(pictures)

@@ -6,6 +6,7 @@ Its counters, the pictures that its rows speak of, and what was seen of it last 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ class OutboxFile:
         `numbered_by` shares its epoch with a new file, and reserves its seqs: that file has no room, and is not healed.
         """
         self.path, self._blobs = path, blobs
+        self._may_come_back = False
         with ExitStack() as undo, storage_errors(path):
             make_folder(path.parent)
             steps = outbox_tables.steps(more)
@@ -109,12 +111,24 @@ class OutboxFile:
         except StorageFailed as error:
             if isinstance(error, CommitFailed):
                 self.pictures.keep_new()
+                self._may_come_back = True
             self._room_left.release()
             raise
         finally:
             if not committed:
                 self.counters.restore(before)
             self.pictures.end(committed=committed)
+
+    def overwrite_failed_commit(self) -> None:
+        """See, outside of a transaction, that no commit whose sync failed comes back at the next start.
+
+        The next commit takes its place in the log, if it writes anything: a cell that stays the same is not written.
+        """
+        if self._may_come_back:
+            with self.transaction():
+                value = secrets.token_hex(8)
+                self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('overwritten', ?)", (value,))
+            self._may_come_back = False
 
     # --- opening
 

@@ -57,9 +57,9 @@ class Pictures:
     def keep_new(self) -> None:
         """Leave the new ones of a commit that was not synced: their rows may come back.
 
-        If they do not, the next start takes them for orphans.
+        If they do not, the next start takes them for orphans; until then none is looked for.
         """
-        self._new = set()
+        self._new, self._unlooked = set(), iter(())
 
     def end(self, *, committed: bool) -> None:
         """Unlink what a commit has left without a row, or the new ones of a transaction that failed."""

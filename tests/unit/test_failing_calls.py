@@ -24,10 +24,11 @@ def opened(folder: Path) -> Outbox:
     return Outbox(folder / "spool.db", BlobStore(folder / "frames"), "machine-1")
 
 
-def keep(outbox: Outbox) -> None:
+def keep(outbox: Outbox, picture: bytes = PICTURE) -> None:
+    digest = hashlib.sha256(picture).hexdigest()
     with outbox.transaction():
-        outbox.put_pictures({DIGEST: PICTURE})
-        outbox.append([Draft(Lane.FRAME, outbox.epoch, outbox.mint(), b"{}", DIGEST, len(PICTURE))], 0.0)
+        outbox.put_pictures({digest: picture})
+        outbox.append([Draft(Lane.FRAME, outbox.epoch, outbox.mint(), b"{}", digest, len(picture))], 0.0)
 
 
 @pytest.fixture
@@ -46,6 +47,27 @@ def test_a_row_that_comes_back_after_a_failed_sync_has_its_picture(outbox: Outbo
     assert [entry.blob for entry in again.read(0, 10)] == [DIGEST]
     assert again.blobs.get(DIGEST) == PICTURE
     again.close()
+
+
+def test_a_search_for_pictures_without_a_row_spares_that_of_a_row_that_may_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace.pictures.ORPHANS_AT_START_S", -1)  # one at a time
+    monkeypatch.setattr("millrace.pictures.ORPHANS_BETWEEN_S", -1)
+    state = tmp_path / "state"
+    pictures = {hashlib.sha256(picture).hexdigest()[:2]: picture for picture in (b"0", b"1", b"2", b"3")}
+    for name in pictures:
+        (state / "frames" / name).mkdir(parents=True)
+        (state / "frames" / name / "left.part").touch()
+    picture = pictures[[folder.name for folder in (state / "frames").iterdir()][-1]]  # it comes last
+    outbox = opened(state)
+    with calls_fail("fsync,fdatasync", "EIO", state / "spool.db-wal"), pytest.raises(CommitFailed):
+        keep(outbox, picture)
+    for _ in range(10):
+        with outbox.transaction():
+            outbox.set_note("key", None)
+    assert outbox.blobs.get(hashlib.sha256(picture).hexdigest()) == picture
+    outbox.close()
 
 
 def test_a_disk_that_cannot_read_its_rows_is_a_storage_failure(outbox: Outbox, tmp_path: Path) -> None:

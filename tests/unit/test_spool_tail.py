@@ -70,6 +70,14 @@ class Device:
         """End the program without a word: only what is in the files is left."""
         self.spools.pop()._shelves.close()
 
+    def kill_amid(self) -> None:
+        """As `kill`, and what the disk's log holds beyond the last commit stays too: a close would take it away."""
+        parts = [self.folder / "spool.db", self.folder / "spool.db-wal"]
+        left = [part.read_bytes() for part in parts]
+        self.kill()
+        for part, content in zip(parts, left, strict=True):
+            part.write_bytes(content)
+
     def cut_power(self) -> None:
         self.kill()
         shutil.rmtree(self.ram, ignore_errors=True)
@@ -371,6 +379,36 @@ def test_a_tail_that_lets_nothing_go_does_not_keep_a_receipt_from_being_heard(de
     assert not spool.is_ahead(spool.epoch, [(1, 2)])
     spool.settle(spool.epoch, [(1, 2)])
     assert seqs(spool) == []
+
+
+def test_a_refused_reading_that_a_kill_brings_back_takes_no_promised_frames_place(device: Device) -> None:
+    spool = device.start()
+    spool.admit([frame(1)])
+    log = device.folder / "spool.db-wal"
+    with calls_fail("fsync,fdatasync", "EIO", log), pytest.raises(StorageFailed):
+        spool.admit([reading()])
+    promised = spool.admit([frame(2)])
+    assert [entry.seq for entry in promised] == [2]
+    assert on_disk(spool) == []
+    device.kill_amid()
+    again = device.start()
+    assert [(entry.seq, entry.blob) for entry in again.read(1, 10)] == [(2, promised[0].blob)]
+    assert all(again.parcel(entry) for entry in again.read(0, 10))
+
+
+def test_a_frame_is_refused_while_the_disk_can_not_take_back_what_a_kill_may_bring(device: Device) -> None:
+    spool = device.start()
+    spool.admit([frame(1)])
+    log = device.folder / "spool.db-wal"
+    with calls_fail("fsync,fdatasync", "EIO", log):
+        with pytest.raises(StorageFailed):
+            spool.admit([reading(), reading()])
+        with pytest.raises(StorageFailed):
+            spool.admit([frame(2)])
+        assert seqs(spool) == [1]
+    assert [entry.seq for entry in spool.admit([frame(3)])] == [2]
+    device.kill_amid()
+    assert seqs(device.start()) == [1, 2]
 
 
 def test_a_kill_between_disk_and_memory_while_rows_move_doubles_nothing(device: Device) -> None:
