@@ -323,7 +323,13 @@ def test_counters_that_make_no_sense_are_healed_at_once(path: Path, spoil: str) 
 
 
 @pytest.mark.parametrize(
-    "spoil", ["UPDATE own_epoch SET next_seq = 5", "UPDATE own_epoch SET next_seq = 'x'", "DELETE FROM own_epoch"]
+    "spoil",
+    [
+        "UPDATE own_epoch SET next_seq = 5",
+        "UPDATE own_epoch SET next_seq = 'x'",
+        "UPDATE own_epoch SET next_seq = next_seq + 1048576",
+        "DELETE FROM own_epoch",
+    ],
 )
 def test_a_last_epoch_that_makes_no_sense_is_healed_at_once(path: Path, spoil: str) -> None:
     with sqlite3.connect(path) as vandal:
