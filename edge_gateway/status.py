@@ -84,6 +84,7 @@ class Herald:
             "version": __version__,
             "mqtt": self._connection.protocol,
             "connected": self._connection.connected,
+            "denied": list(self._connection.denied),
             "epoch": outbox.epoch,
             "minted": outbox.next_seq - 1,
             "models": [bundle.name for bundle in self._models.bundles],

@@ -148,6 +148,9 @@ def _warnings(gateway: str, value: dict[str, Any]) -> Iterator[str]:
         yield f"  {gateway} on its link to the cloud: {text(value['link_said'])}"
     if value.get("namesake"):
         yield f"  another gateway runs as {gateway}: stop one, or give it another name"
+    denied = value.get("denied")
+    if isinstance(denied, list) and denied:
+        yield f"  the broker denies {gateway} to read {', '.join(map(text, denied))}: check the broker's access rules"
     for item in _items(value.get("two_agents")):
         yield f"  {gateway} hears two agents as {text(item.get('device'))}: stop one, or give it another name"
     for item in _items(value.get("over_share")):

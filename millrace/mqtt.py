@@ -112,6 +112,8 @@ class Connection:
         self._refused_epoch = 0
         self._stood_from_s = 0.0
         self._reason = ""
+        self.denied: tuple[str, ...] = ()
+        """Of our subscriptions, those that the broker has denied: nothing is heard on them."""
         self.protocol: Protocol | None = None
 
     # --- the actor
@@ -219,6 +221,7 @@ class Connection:
         client.on_connect = self._guard(lambda *a: self._on_connect(client, epoch, protocol, a[2], a[3]))
         client.on_disconnect = self._guard(lambda *a: self._on_disconnect(a[3]))
         client.on_publish = self._guard(lambda *a: self._on_publish(a[3]))
+        client.on_subscribe = self._guard(lambda *a: self._on_subscribe(a[3]))
         client.on_message = self._guard(lambda *a: self._on_message(client, epoch, a[2]))
         return client
 
@@ -268,6 +271,15 @@ class Connection:
         if reason.is_failure and self._refused_epoch != self._connected_epoch:
             self._refused_epoch = self._connected_epoch
             log.error("publish_refused reason=%r account=%s", str(reason), self._settings.username)
+
+    def _on_subscribe(self, reasons: Sequence[Any]) -> None:
+        """Say once of each subscription that the broker denies it, and again if it does so after it had not."""
+        answers = list(zip(self._subscriptions, reasons, strict=False))
+        for topic, reason in answers:
+            if reason.is_failure and topic not in self.denied:
+                check = f"may the account {self._settings.username!r} read this topic, by the broker's access rules?"
+                log.error("subscription_denied topic=%s reason=%r check: %s", topic, str(reason), check)
+        self.denied = tuple(topic for topic, reason in answers if reason.is_failure)
 
     def _on_message(self, client: paho.Client, epoch: int, message: paho.MQTTMessage) -> None:
         mid, qos = message.mid, message.qos

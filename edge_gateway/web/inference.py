@@ -133,6 +133,7 @@ class Web:
             text
             for wrong, text in [
                 (not facts["connected"], "no connection to the broker"),
+                (facts["denied"], f"the broker denies this gateway's account to read {', '.join(facts['denied'])}"),
                 (facts["full"], "the disk quota is used up: devices keep what they have"),
                 (self._writer.refused, f"the disk takes nothing, devices keep what they have: {self._writer.refused}"),
                 (stale_s > STALE_BEAT_S, f"the pipeline has not moved for {stale_s:.0f} s"),

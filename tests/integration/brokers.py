@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +68,37 @@ def start_guarded_mosquitto(home: Path, named: AccountSettings, **settings: Any)
     config = BrokerConfig(host=HOST, port=free_port(), accounts=named, password_dir=home / "secrets", **settings)
     accounts.make_secrets(config)
     return GuardedBroker(mosquitto.start(config, home), config)
+
+
+@contextmanager
+def denying_mosquitto(home: Path, denied: str) -> Iterator[Address]:
+    """An anonymous Mosquitto that refuses subscriptions to topics that `denied` matches, as its access rules may."""
+    skip_without_mosquitto()
+    plugin = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        pytest.skip("Mosquitto's plugin for access rules is not installed here")
+    home.mkdir()
+    rule = {"acltype": "subscribePattern", "topic": denied, "allow": False}
+    rules = {
+        "defaultACLAccess": dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribe"), True),
+        "roles": [{"rolename": "all", "acls": [rule]}],
+        "groups": [{"groupname": "all", "roles": [{"rolename": "all"}]}],
+        "anonymousGroup": "all",
+    }
+    (home / "rules.json").write_text(json.dumps(rules))
+    address = Address(HOST, free_port())
+    lines = [f"listener {address.port} {HOST}", "allow_anonymous true", "user root"]
+    lines += [f"plugin {plugin}", f"plugin_opt_config_file {home / 'rules.json'}"]
+    (home / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+    with (home / "mosquitto.log").open("wb") as log:
+        process = subprocess.Popen([accounts.program("mosquitto"), "-c", home / "mosquitto.conf"], stderr=log)
+    try:
+        wait_until(lambda: process.poll() is not None or accepts(HOST, address.port), "it listens")
+        assert process.poll() is None, (home / "mosquitto.log").read_text()
+        yield address
+    finally:
+        process.terminate()
+        process.wait(WAIT_S)
 
 
 def skip_without_mosquitto() -> None:

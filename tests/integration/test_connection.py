@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from integration.brokers import WAIT_S, GuardedBroker, wait_until
+from integration.brokers import WAIT_S, GuardedBroker, denying_mosquitto, wait_until
 
 from millrace.inbox import Connected, Inbox
 from millrace.mqtt import Connection
@@ -25,7 +26,14 @@ def connection(broker: GuardedBroker, account: str, folder: Path) -> Iterator[Co
     secret.touch(mode=0o600)
     secret.write_text(broker.secret(account))
     settings = BrokerSettings(port=broker.process.port, username=account, password_file=secret)
-    held = Connection(settings, account, None, [], persistent=False, max_payload_bytes=1 << 20, inbox=Inbox())
+    with running(settings, account) as held:
+        yield held
+
+
+@contextmanager
+def running(settings: BrokerSettings, name: str, *topics: str) -> Iterator[Connection]:
+    """A connection that subscribes to these topics, run as a program does."""
+    held = Connection(settings, name, None, topics, persistent=False, max_payload_bytes=1 << 20, inbox=Inbox())
     thread = threading.Thread(target=held.run)
     thread.start()
     try:
@@ -75,3 +83,21 @@ def test_a_connection_ended_by_ourselves_is_no_news(
         wait_until(lambda: held.connected, "a connection")
         assert isinstance(held.inbox.get(WAIT_S), Connected)
     assert lines(caplog, "broker_disconnected") == []
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_a_subscription_that_the_broker_denies_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: Literal["3.1.1", "5"]
+) -> None:
+    with denying_mosquitto(tmp_path / "broker", "shop/secret/#") as broker:
+        settings = BrokerSettings(port=broker.port, protocol=protocol, reconnect_max_s=0.2)
+        with running(settings, "wall", "shop/open/#", "shop/secret/#") as held:
+            wait_until(lambda: held.denied == ("shop/secret/#",), "the broker's answer")
+            held.denied = ("shop/secret/#", "")
+            with running(settings, "wall", "shop/open/#") as other:  # throws it off, and it comes again
+                wait_until(lambda: other.connected, "another connection")
+            wait_until(lambda: held.denied == ("shop/secret/#",), "the broker's answer once more")
+            assert held.connected
+    (said,) = lines(caplog, "subscription_denied")
+    assert said.startswith("subscription_denied topic=shop/secret/# reason=")
+    assert "access rules" in said

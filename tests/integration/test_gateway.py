@@ -23,7 +23,16 @@ import numpy as np
 import pytest
 import urllib3
 import yaml
-from integration.brokers import Address, Client, EmbeddedBroker, Message, free_port, start_mosquitto, wait_until
+from integration.brokers import (
+    Address,
+    Client,
+    EmbeddedBroker,
+    Message,
+    denying_mosquitto,
+    free_port,
+    start_mosquitto,
+    wait_until,
+)
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from millrace import events, topics
@@ -591,6 +600,16 @@ def test_hundreds_who_are_connected_and_say_nothing_use_nothing_up(floor: Floor)
             stack.enter_context(socket.create_connection(("127.0.0.1", floor.gateway.port), 10))
         assert floor.gateway.health()[0] == 200
         assert len(list(Path(f"/proc/{floor.gateway.process.pid}/fd").iterdir())) < 200
+
+
+@pytest.mark.mosquitto
+def test_a_gateway_that_the_broker_lets_hear_nothing_is_not_well_and_says_so(tmp_path: Path) -> None:
+    denied = "millrace/device/+/frame/#"
+    with denying_mosquitto(tmp_path / "broker", denied) as broker, running(tmp_path / "g", broker) as gateway:
+        wait_until(lambda: gateway.health()[1]["denied"] == [denied], "the broker's answer")
+        status, said = gateway.health()
+        assert (status, said["problems"]) == (503, [f"the broker denies this gateway's account to read {denied}"])
+        assert gateway.log().count("subscription_denied") == 1
 
 
 def test_a_damaged_file_that_it_keeps_is_counted_for_its_owner(floor: Floor) -> None:
