@@ -1,7 +1,9 @@
 """Whose turn it is: what arrived waits by device, each has its turn, and the one that floods is turned away. No I/O.
 
 A device alone may use everything. Only where room is short, or above the hard rate, is anything turned away, and then
-from whoever has most waiting. What is kept for a device is bounded by what waits and by who was turned away of late.
+from whoever has most waiting. Who was turned away and does not pause is served little while others are heard: serving
+it costs the time that hearing them needs. What is kept for a device is bounded by what waits and by who was turned
+away of late.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ T = TypeVar("T")
 BURST_S = 2.0  # a device that was quiet may send for so long at twice its rate
 COMPANY_S = 10.0  # who was heard within this is on the floor too
 CALM_S = 10.0  # after so long without being turned away, a device's window doubles again
+LULL_S = 0.005  # a device that sends nothing for so long waits for its receipts
+INDULGED_EVERY_S = 0.05  # one of those who do not pause is served so often
 HALVINGS_MAX = 6
 BUCKETS_MIN = 64
 
@@ -64,6 +68,7 @@ class Shares(Generic[T]):
         self._max_in_company = max_in_company
         self._last_device, self._last_heard_s = "", 0.0
         self._company_s = float("-inf")
+        self._indulged_s = float("-inf")
         self._waiting = 0
         self._queues: dict[str, _Queue[T]] = {}
         self._buckets: dict[str, _Bucket] = {}
@@ -95,11 +100,14 @@ class Shares(Generic[T]):
             self._note(longest, now_s)
         return away
 
-    def take(self) -> T | None:
-        """Return the oldest item of the device whose turn it is, or None if nothing waits."""
-        device = next(iter(self._queues), None)
+    def take(self, now_s: float) -> T | None:
+        """Return the oldest item of the device whose turn it is, or None if nothing waits or may be served yet."""
+        device = next((name for name in self._queues if not self.is_restrained(name, now_s)), None)
         if device is None:
-            return None
+            if not self._queues or now_s - self._indulged_s < INDULGED_EVERY_S:
+                return None
+            self._indulged_s = now_s
+            device = next(iter(self._queues))
         queue = self._queues.pop(device)
         item, size_bytes = queue.items.popleft()
         queue.size_bytes -= size_bytes
@@ -108,6 +116,17 @@ class Shares(Generic[T]):
         if queue.items:
             self._queues[device] = queue  # behind all others
         return item
+
+    def is_restrained(self, device: str, now_s: float) -> bool:
+        """Whether a device goes on sending although it was turned away and others are heard.
+
+        Of all such devices together one item is served each INDULGED_EVERY_S. Who waits for receipts pauses, and then
+        is served as all are.
+        """
+        known, bucket = self._turned_away.get(device), self._buckets.get(device)
+        if known is None or bucket is None or now_s - bucket.at_s >= LULL_S:
+            return False
+        return now_s - self._company_s < COMPANY_S and _halvings(known, now_s) > 0
 
     def window_bytes(self, device: str, now_s: float) -> int:
         """Return how many bytes a device may have under way without a receipt: less while it is turned away."""

@@ -17,7 +17,7 @@ from typing import Any
 from edge_gateway.admission import Arrived, claims_key
 from edge_gateway.metrics import Metrics
 from edge_gateway.settings import GatewaySettings
-from edge_gateway.shares import Shares
+from edge_gateway.shares import LULL_S, Shares
 from edge_gateway.sheds import Sheds
 from edge_gateway.work import NotAnswered
 from millrace import clock, topics
@@ -100,9 +100,11 @@ class Turns(Inbox):
     def get(self, timeout_s: float) -> object | None:
         """Return what is next: news of the connection or a gateway, else of the device whose turn it is."""
         with self._changed:
-            if not self._others and not self.shares.waiting_bytes:
-                self._changed.wait(timeout_s)
-            return self._others.popleft() if self._others else self.shares.take()
+            if not self._others and (found := self.shares.take(self._clock.uptime_s())) is not None:
+                return found
+            if not self._others:
+                self._changed.wait(min(timeout_s, LULL_S) if self.shares.waiting_bytes else timeout_s)
+            return self._others.popleft() if self._others else self.shares.take(self._clock.uptime_s())
 
     def turned_away(self) -> dict[str, int]:
         """Return how many events of which devices were turned away, for those that still feel it."""
@@ -149,8 +151,11 @@ class Turns(Inbox):
 
     def _queue(self, device: str, waiting: Waiting, size_bytes: int) -> None:
         with self._changed:
-            dismissed = self.shares.offer(device, waiting, size_bytes, self._clock.uptime_s())
-            self._changed.notify()
+            now_s = self._clock.uptime_s()
+            is_first = not self.shares.waiting_bytes
+            dismissed = self.shares.offer(device, waiting, size_bytes, now_s)
+            if is_first or not self.shares.is_restrained(device, now_s):
+                self._changed.notify()
         for over, away in dismissed:
             self._turn_away(over, away)
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import paho.mqtt.client as paho
 import pytest
 from integration.brokers import WAIT_S, GuardedBroker, denying_mosquitto, wait_until
+from paho.mqtt.enums import CallbackAPIVersion
 
-from millrace.inbox import Connected, Inbox
-from millrace.mqtt import Connection
+from broker_config.mosquitto import Mosquitto
+from millrace.inbox import Connected, Delivery, Inbox
+from millrace.mqtt import Connection, _Client
 from millrace.settings import BrokerSettings
 
 pytestmark = pytest.mark.mosquitto
@@ -31,9 +36,12 @@ def connection(broker: GuardedBroker, account: str, folder: Path) -> Iterator[Co
 
 
 @contextmanager
-def running(settings: BrokerSettings, name: str, *topics: str) -> Iterator[Connection]:
+def running(
+    settings: BrokerSettings, name: str, *topics: str, inbox: Inbox | None = None, persistent: bool = False
+) -> Iterator[Connection]:
     """A connection that subscribes to these topics, run as a program does."""
-    held = Connection(settings, name, None, topics, persistent=False, max_payload_bytes=1 << 20, inbox=Inbox())
+    here = inbox or Inbox()
+    held = Connection(settings, name, None, topics, persistent=persistent, max_payload_bytes=1 << 20, inbox=here)
     thread = threading.Thread(target=held.run)
     thread.start()
     try:
@@ -42,6 +50,70 @@ def running(settings: BrokerSettings, name: str, *topics: str) -> Iterator[Conne
         held.interrupt()
         thread.join(WAIT_S)
         assert not thread.is_alive()
+
+
+@contextmanager
+def publishing(broker: Mosquitto) -> Iterator[paho.Client]:
+    """A plain client with nothing held back."""
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.max_inflight_messages_set(0)
+    client.connect(broker.host, broker.port)
+    client.loop_start()
+    try:
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_many_packets_are_read_and_acknowledged_at_once(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """paho by itself asks the system four times for each packet, and each time waits for whoever else computes."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str) -> None:
+        plain = getattr(paho.Client, name)
+
+        def call(client: paho.Client, argument: Any) -> Any:
+            calls[name] += isinstance(client, _Client)
+            return plain(client, argument)
+
+        monkeypatch.setattr(paho.Client, name, call)
+
+    counted("_sock_recv")
+    counted("_sock_send")
+    heard: list[bytes] = []
+
+    class Dismissing(Inbox):
+        """It acknowledges what it hears at once."""
+
+        def put(self, arrival: object) -> None:
+            if isinstance(arrival, Delivery):
+                heard.append(arrival.payload)
+                arrival.ack()
+
+    settings = BrokerSettings(host=mosquitto.host, port=mosquitto.port)
+    held = partial(running, settings, "g", "t/#", inbox=Dismissing(), persistent=True)
+    with held() as here:
+        wait_until(lambda: here.connected, "a session that is kept")
+    sent = [b"%d " % number * 50 for number in range(2000)]
+    with publishing(mosquitto) as publisher:
+        for payload in sent:
+            publisher.publish("t/x", payload, qos=1)
+        wait_until(lambda: not publisher._out_messages, "the broker has them")
+    calls.clear()
+    with held() as here:
+        wait_until(lambda: len(heard) == len(sent), "all are heard")
+        here.publish("t/x", b"last")  # heard in a later read: all before it has been acknowledged
+        wait_until(lambda: heard[-1] == b"last", "one more")
+    assert heard == [*sent, b"last"]
+    assert 0 < calls["_sock_recv"] < len(sent) / 4
+    assert 0 < calls["_sock_send"] < len(sent) / 4
+    heard.clear()
+    with held() as here:
+        wait_until(lambda: here.connected, "the session again")
+        here.publish("t/x", b"new")
+        wait_until(lambda: b"new" in heard, "what is new")
+    assert set(heard) <= {b"last", b"new"}, "what was acknowledged does not come again"
 
 
 def lines(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:

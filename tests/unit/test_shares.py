@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from edge_gateway.shares import BURST_S, CALM_S, COMPANY_S, HALVINGS_MAX, Shares
+from edge_gateway.shares import BURST_S, CALM_S, COMPANY_S, HALVINGS_MAX, INDULGED_EVERY_S, LULL_S, Shares
 
 ROOM, WINDOW = 1000, 1 << 20
 ANY = 1e12
+LATER_S = 1e9
 
 
 def shares(room: int = ROOM, events_s: float = ANY, bytes_s: float = ANY) -> Shares[str]:
     return Shares(room, WINDOW, events_s, bytes_s)
 
 
-def taken(found: Shares[str]) -> list[str]:
+def taken(found: Shares[str], now_s: float = LATER_S) -> list[str]:
     items = []
-    while (item := found.take()) is not None:
+    while (item := found.take(now_s)) is not None:
         items.append(item)
     return items
 
@@ -24,16 +25,16 @@ def test_devices_have_turns_and_each_ones_order_is_kept() -> None:
     for device, item in [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1"), ("b", "b2")]:
         assert found.offer(device, item, 10, 0.0) == []
     assert taken(found) == ["a1", "b1", "c1", "a2", "b2", "a3"]
-    assert (found.take(), found.waiting_bytes) == (None, 0)
+    assert (found.take(LATER_S), found.waiting_bytes) == (None, 0)
 
 
 def test_the_next_turn_of_a_quiet_device_is_one_behind_whoever_waits() -> None:
     found = shares()
     for number in range(50):
         found.offer("flood", f"f{number}", 10, 0.0)
-    found.take()
+    found.take(0.0)
     found.offer("quiet", "q", 10, 0.0)
-    assert [found.take(), found.take()] == ["f1", "q"]
+    assert [found.take(0.0), found.take(0.0)] == ["f1", "q"]
 
 
 def test_a_device_alone_may_use_all_the_room_and_no_more() -> None:
@@ -64,9 +65,46 @@ def test_a_quiet_device_loses_nothing_against_ten_that_flood() -> None:
             device = f"flood-{number % 10}"
             away |= {device for device, _ in found.offer(device, "f", 10, float(second))}
         away |= {device for device, _ in found.offer("quiet", "q", 10, float(second))}
-        served = [found.take() for _ in range(20)]
+        served = [found.take(second + 0.5) for _ in range(20)]
         quiet += served.count("q")
     assert (quiet, "quiet" in away, len(away)) == (50, False, 10)
+
+
+def flooded() -> Shares[str]:
+    """A device that was turned away beside another, and has 99 items waiting."""
+    found = shares()
+    found.offer("quiet", "q", 10, 0.0)
+    for number in range(100):
+        found.offer("flood", f"f{number}", 10, 0.0)
+    assert found.take(0.0) == "q"
+    return found
+
+
+def test_who_was_turned_away_and_does_not_pause_is_served_little_while_others_are_heard() -> None:
+    found = flooded()
+    served = 0
+    for millisecond in range(1, 1001):
+        now_s = millisecond / 1000
+        found.offer("flood", "f", 10, now_s)
+        served += found.take(now_s) is not None
+        assert found.is_restrained("flood", now_s)
+    assert 0.9 / INDULGED_EVERY_S < served <= 1 / INDULGED_EVERY_S
+    found.offer("quiet", "q", 10, 1.0)
+    assert [found.take(1.0), found.take(1.0)] == ["q", None]
+
+
+def test_who_was_turned_away_and_pauses_is_served_at_once() -> None:
+    found = flooded()
+    assert found.take(0.0) is not None  # one now and then in any case
+    assert found.take(0.0) is None
+    assert len(taken(found, LULL_S)) == 98
+
+
+def test_a_flood_that_nobody_else_is_heard_beside_is_served_in_full() -> None:
+    found = flooded()
+    found.offer("flood", "f", 10, COMPANY_S)
+    assert not found.is_restrained("flood", COMPANY_S)
+    assert len(taken(found, COMPANY_S)) == 100
 
 
 def test_one_that_is_larger_than_all_the_room_is_taken_when_nothing_else_waits() -> None:
