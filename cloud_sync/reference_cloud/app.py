@@ -17,6 +17,7 @@ from cloud_sync.reference_cloud.settings import CloudSettings
 from millrace import service, settings
 from millrace.cli import config_option
 from millrace.clock import SystemClock
+from millrace.database import Damaged
 from millrace.listening import listen
 
 GRACE_S = 5
@@ -33,12 +34,24 @@ class _Server(uvicorn.Server):
 
 
 def serve(config: CloudSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Errors: ConfigError, Locked, NewerSchema, StorageFailed, AddressTaken."""
+    """Serve until SIGTERM or SIGINT, or until damage is met in the ledger: the next start salvages it.
+
+    Errors: ConfigError, Locked, NewerSchema, StorageFailed, AddressTaken, Damaged.
+    """
     door = read_door(config)
     clock = SystemClock()
+    damage: list[Damaged] = []
     ledger = Ledger(config.state_dir / "cloud.db")
+
+    def damaged(error: Damaged) -> None:
+        damage.append(error)
+        interrupt()
+
+    def interrupt() -> None:
+        server.should_exit = True
+
     try:
-        api = Api(config, door, ledger, SiteBlobs(config.state_dir / "blobs"), clock)
+        api = Api(config, door, ledger, SiteBlobs(config.state_dir / "blobs"), clock, damaged)
         server = _Server(
             uvicorn.Config(
                 api.application(),
@@ -50,13 +63,10 @@ def serve(config: CloudSettings) -> None:
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
-
-        def interrupt() -> None:
-            server.should_exit = True
-
         with listen(config.host, config.port) as listener:
-            http = service.Actor("http", lambda: server.run([listener]), interrupt)
-            service.run([http], clock)
+            service.run([service.Actor("http", lambda: server.run([listener]), interrupt)], clock)
+        if damage:
+            raise damage[0]
     finally:
         ledger.close()
 

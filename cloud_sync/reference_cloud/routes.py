@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +27,7 @@ from cloud_sync.reference_cloud.ledger import Ledger, Stored, UnknownEpoch
 from cloud_sync.reference_cloud.settings import CloudSettings
 from millrace import __version__, clock, crashpoints, jsontext
 from millrace.blobs import StorageFailed
+from millrace.database import Damaged
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,21 @@ class Api:
     """The requests, each read and checked on the event loop and worked on in a thread."""
 
     def __init__(
-        self, settings: CloudSettings, door: Door, ledger: Ledger, blobs: SiteBlobs, clock_: clock.Clock
+        self,
+        settings: CloudSettings,
+        door: Door,
+        ledger: Ledger,
+        blobs: SiteBlobs,
+        clock_: clock.Clock,
+        damaged: Callable[[Damaged], None],
     ) -> None:
+        """`damaged` is called when a request has met damage in the ledger: only a new start heals it."""
         self._settings = settings
         self._door = door
         self._ledger = ledger
         self._blobs = blobs
         self._clock = clock_
+        self._damaged = damaged
 
     def application(self) -> Starlette:
         """Return the ASGI application."""
@@ -62,6 +71,7 @@ class Api:
             exception_handlers={
                 HTTPException: _refused,
                 StorageFailed: _storage_failed,
+                Damaged: self._met_damage,
                 ClientDisconnect: _gone,
             },
         )
@@ -201,6 +211,11 @@ class Api:
         totals = {**_totals(findings), "duplicates_refused": duplicates, "conflicts": conflicts}
         return _json({"site": site, "origins": [asdict(finding) for finding in findings], "totals": totals})
 
+    async def _met_damage(self, _request: Request, error: Exception) -> Response:
+        assert isinstance(error, Damaged)
+        self._damaged(error)
+        return _later(error)
+
     def _caller(self, request: Request) -> Caller:
         caller = self._door.who(request.headers.get("authorization", ""))
         if caller is None:
@@ -259,6 +274,10 @@ async def _refused(_request: Request, error: Exception) -> Response:
 
 async def _storage_failed(_request: Request, error: Exception) -> Response:
     log.error("storage_failed %s", error)
+    return _later(error)
+
+
+def _later(error: Exception) -> Response:
     return _json({"error": str(error)}, 503, {"Retry-After": "30"})
 
 

@@ -31,6 +31,7 @@ from cloud_sync.reference_cloud.batch import read_batch
 from cloud_sync.reference_cloud.ledger import Ledger
 from millrace import events, topics
 from millrace.clock import Instant
+from millrace.database import PAGE_BYTES
 from millrace.ranges import RangeSet
 
 INSTANT = Instant(1_790_000_000_000_000_000, "f00d", 5)
@@ -483,6 +484,29 @@ def test_a_full_disk_is_answered_503_and_nothing_of_the_batch_counts(cloud: Clou
     assert audit_of(cloud)["held"] == 1
     resource.prlimit(cloud.process.pid, resource.RLIMIT_FSIZE, before)
     assert cloud.send(reading(2), reading(3))["accepted"] == 2
+
+
+def test_damage_met_by_a_request_is_answered_503_ends_the_process_and_is_healed_by_the_next(cloud: Cloud) -> None:
+    cloud.send(*(reading(seq) for seq in range(1, 201)))
+    cloud.stop(signal.SIGTERM)
+    path = cloud.home / "state" / "cloud.db"
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        index = "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_event_1'"
+        ((page,),) = file.execute(index).fetchall()
+    cloud.start()
+    with path.open("r+b") as spoil:
+        spoil.seek((page - 1) * PAGE_BYTES)
+        spoil.write(b"\xff" * PAGE_BYTES)
+    answer = cloud.ask("POST", "/v1/ingest", body=batch_of([reading(201)]))
+    assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+    assert cloud.process.wait(WAIT_S) == 1
+    assert cloud.process.stdout is not None
+    cloud.process.stdout.close()
+    cloud.pool.clear()
+    cloud.start()
+    assert path.with_name("cloud.db.damaged-1").exists()
+    cloud.send(reading(201))
+    assert cloud.get("/v1/audit")["totals"]["held"] == 201
 
 
 def test_sigterm_ends_it_cleanly_and_all_is_there_after(cloud: Cloud) -> None:
