@@ -219,6 +219,7 @@ class Writer:
         if now_s - self._purged_s < PURGE_EVERY_S:
             return
         self._purged_s = now_s
+        self._store.heed_readers()
         kept = self._settings.store
         if self._purge(kept.retention_s, kept.retention_bytes):
             self._purged_s = float("-inf")  # go on after the next batch

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge_gateway.streams import Stream
 from edge_gateway.tables import STEPS, TABLES, UNREADABLE, ranges_of
-from millrace import crashpoints, ties
+from millrace import crashpoints, healing, ties
 from millrace.blobs import BlobStore
 from millrace.database import Damaged
 from millrace.entries import Draft, Entry, Lane
@@ -52,6 +52,7 @@ class Store:
     ) -> None:
         """Open or create it; answers and quarantine take `tables_bytes`. Errors: Locked, NewerSchema, StorageFailed."""
         room = Room.for_quota(max_bytes, ballast_bytes, tables_bytes)
+        self._path = folder / "gateway.db"
         self.blobs = BlobStore(folder / "frames")
         self._settled = SettledReader(folder / "sync.db")
         self._max_bytes = max_bytes
@@ -61,7 +62,7 @@ class Store:
         self._of_device: dict[str, list[Stream]] = {}
         self._remembered: Counter[int] = Counter()
         more = Extension(STEPS, TABLES, _OWN_LANES)
-        opened = partial(Outbox, folder / "gateway.db", self.blobs, machine_id, more, room=room)
+        opened = partial(Outbox, self._path, self.blobs, machine_id, more, room=room)
         try:
             self._begin(opened())
         except Damaged:  # it is marked: opened again it is healed
@@ -266,6 +267,11 @@ class Store:
         if gone:
             crashpoints.reached("gateway.purged")
         return gone >= PURGE_ROWS // 2
+
+    def heed_readers(self) -> None:
+        """Raise Damaged if whoever reads the file beside us has met damage in it: the next start heals it."""
+        if healing.is_asked_for(self._path):
+            self.outbox.spoilt("damage was met by another program that reads it")
 
     def close(self) -> None:
         """Close the file; what it holds stays."""

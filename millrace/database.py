@@ -359,6 +359,12 @@ def mark_of(path: Path) -> Path:
     return path.with_name(path.name + ".heal")
 
 
+def mark_damaged(path: Path) -> None:
+    """Have the next start heal the file. Errors: OSError."""
+    mark_of(path).touch(0o600)  # empty: there may be no room
+    sync_folder(path.parent)
+
+
 @contextmanager
 def _marking(connection: sqlite3.Connection) -> Iterator[None]:
     assert isinstance(connection, _Watched)
@@ -367,8 +373,7 @@ def _marking(connection: sqlite3.Connection) -> Iterator[None]:
             yield
     except Damaged:
         try:
-            mark_of(connection.path).touch(0o600)  # empty: there may be no room
-            sync_folder(connection.path.parent)
+            mark_damaged(connection.path)
         except OSError as error:
             log.error("damage_not_marked file=%s error=%s", connection.path, error)
         raise

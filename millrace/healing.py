@@ -15,7 +15,7 @@ from pathlib import Path
 
 from millrace import crashpoints
 from millrace.blobs import StorageFailed, make_folder, sync_folder
-from millrace.database import TAILS, find_fault, locked, mark_of
+from millrace.database import PAGE_BYTES, TAILS, find_fault, locked, mark_damaged, mark_of
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,42 @@ def heal(path: Path, fill: Callable[[Path, Path, str], None], *, is_used: bool =
         raise StorageFailed(f"{path}: {error}") from error
     log.error("file_damaged file=%s error=%r kept=%s: what was readable is carried over", path, why, aside)
     return why
+
+
+def ask_for_healing(path: Path) -> str | None:
+    """Ask the program that writes a damaged file to end, and to heal it at its next start; say why it is not asked.
+
+    Where there is no room for the rows again it would end and not come back; another user's mark it could not read.
+    """
+    try:
+        if mark_of(path).exists():
+            return None
+        if path.stat().st_uid != os.geteuid():
+            return "it belongs to another user, who must start its program again"
+        disk = os.statvfs(path.parent)
+        if disk.f_bavail * disk.f_frsize < _filled_bytes(path):
+            return "the disk has no room to salvage it"
+        mark_damaged(path)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def is_asked_for(path: Path) -> bool:
+    """Whether damage was met in the file, and nobody has healed it since; costs no more than a look."""
+    try:
+        mark_of(path).stat()
+    except OSError:
+        return False
+    return True
+
+
+def _filled_bytes(path: Path) -> int:
+    """Return the size of a database without its free pages, or with them where its header cannot be right."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        free_bytes = int.from_bytes(file.read(40)[36:], "big") * PAGE_BYTES
+    return size_bytes - free_bytes if free_bytes < size_bytes else size_bytes
 
 
 def damaged_files(folder: Path) -> dict[str, int]:

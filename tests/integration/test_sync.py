@@ -1052,10 +1052,10 @@ def test_a_damaged_gateway_database_is_waited_for_and_goes_up_again_when_it_is_s
     whole = file.read_bytes()
     file.write_bytes(b"\xa5" * len(whole))
     line.open()
-    assert line.step() > 0
-    assert line.step() > 0
+    mark = file.with_name("gateway.db.heal")
+    assert (line.step() > 0, mark.exists()) == (True, False)  # once may be a file that was being replaced
+    assert (line.step() > 0, mark.exists()) == (True, True)
     file.write_bytes(whole)
-    file.with_name("gateway.db.heal").touch()
     line.outbox = Outbox(file, BlobStore(line.folder / "state" / "frames"), "machine-1")
     assert file.with_name("gateway.db.damaged-1").read_bytes() == whole
     line.finish()
