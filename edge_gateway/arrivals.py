@@ -44,6 +44,24 @@ class Arrivals:
         else:
             self._take_bare(item, work)
 
+    def withhold(self, item: Arrived, why: str, work: Work) -> None:
+        """Leave an event that the disk refuses with the device that keeps it; give a bare one up, and declare it.
+
+        Errors: Crowded.
+        """
+        text = f"an event is not stored, the disk refuses it: {why}"
+        if item.event is not None:
+            work.counts.append(self._metrics.withheld.labels(item.device).inc)
+        else:
+            epoch = self._store.outbox.epoch
+            stream = work.stream(item.device, epoch, self._clock.uptime_s())
+            seq = stream.highest() + 1
+            stream.account(seq, seq)
+            work.declare(item.device, epoch, seq, seq, "shed", text)
+            work.counts.append(self._metrics.shed.inc)
+        self._own.alarm("event_refused", item.device, text, work)
+        work.leave_unanswered(item, text)
+
     def _take_keyed(self, item: Arrived, event: events.Event, work: Work) -> None:
         epoch, seq = event.key.epoch, event.key.seq
         stream = work.stream(item.device, epoch, self._clock.uptime_s())

@@ -6,7 +6,8 @@ What it returns is to be published only after it returned: results first, then r
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed
@@ -64,11 +65,34 @@ class Committer:
 
     def commit(self, batch: Sequence[Finished]) -> Committed:
         """Accept the batch; StorageFailed if the disk refuses: then nothing of it happened, try again."""
+
+        def take(work: Work) -> None:
+            for item in batch:
+                self._take(item, work)
+
+        return self._write(take)
+
+    def withhold(self, item: Finished, why: str) -> Committed:
+        """Let go of an item that the disk refuses while it takes this; it may be acknowledged then.
+
+        Its device keeps it, or, of a bare event, a ledger record in the same transaction gives it up. Whatever it is,
+        something is written: the disk is asked. Errors: StorageFailed; then nothing was let go.
+        """
+
+        def leave(work: Work) -> None:
+            if isinstance(item, Arrived):
+                with self._crowds(item, work):
+                    self._arrivals.withhold(item, why, work)
+
+        done = self._write(leave)
+        log.error("withheld what=%s why=%r", type(item).__name__, why)
+        return done
+
+    def _write(self, take: Callable[[Work], None]) -> Committed:
         work = Work(self._register)
         try:
             with self._store.outbox.transaction():
-                for item in batch:
-                    self._take(item, work)
+                take(work)
                 sheds = self._own_up(work)
                 self._own.declare(work)
                 for stream in work.touched.values():
@@ -116,15 +140,20 @@ class Committer:
     def _take(self, item: Finished, work: Work) -> None:
         if isinstance(item, Malformed):
             self._quarantine.bury(item, work)
-            return
-        if isinstance(item, GatewayStatus):
+        elif isinstance(item, GatewayStatus):
             self._statuses.hear_gateway(item, work)
-            return
+        else:
+            with self._crowds(item, work):
+                if isinstance(item, DeviceStatus):
+                    self._statuses.hear_device(item, work)
+                else:
+                    self._arrivals.take(item, work)
+
+    @contextmanager
+    def _crowds(self, item: Arrived | DeviceStatus, work: Work) -> Iterator[None]:
+        """Count and leave unanswered whoever there is no room for."""
         try:
-            if isinstance(item, DeviceStatus):
-                self._statuses.hear_device(item, work)
-            else:
-                self._arrivals.take(item, work)
+            yield
         except Crowded as error:
             work.counts.append(self._metrics.crowded.inc)
             self._own.alarm(error.name, item.device, str(error), work)

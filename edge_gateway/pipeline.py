@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import partial
 
 from edge_gateway.admission import Arrived, Outcome
 from edge_gateway.commit import Committer, Finished
@@ -24,7 +25,7 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from edge_gateway.work import Committed, Message, NotAnswered
 from millrace import clock, crashpoints, events
-from millrace.blobs import StorageFailed
+from millrace.blobs import NoRoom, StorageFailed
 from millrace.mqtt import Connection
 from millrace.service import Beat
 
@@ -125,7 +126,7 @@ class Writer:
             batch = self._gather()
             if batch or self._committer.has_sheds:
                 crashpoints.reached("gateway.inferred")
-                self._speak(batch, self._commit([item.finished for item in batch]))
+                self._settle(batch)
             self._keep_house()
 
     def interrupt(self) -> None:
@@ -168,20 +169,46 @@ class Writer:
                     return False
         return True
 
-    def _commit(self, batch: list[Finished]) -> Committed:
-        while True:
-            try:
-                done = self._committer.commit(batch)
-            except StorageFailed as error:
-                self.refused = str(error)
-                log.error("commit_failed rows=%d error=%s retry_s=%.0f", len(batch), error, RETRY_STORAGE_S)
-                self._purge(0.0, 0)  # what is settled makes room for what is new, whatever the retention says
-                if self._stop.wait(RETRY_STORAGE_S):
-                    raise
-                self.beat.beat()
-            else:
-                self.refused = ""
-                return done
+    def _settle(self, batch: list[Item]) -> None:
+        """Commit a batch and speak of it; what the disk refuses together is offered to it one by one."""
+        if self._refusal(batch, partial(self._committer.commit, [item.finished for item in batch])) is None:
+            return
+        for item in batch:
+            self._settle_alone(item)
+        if not batch:
+            self._stop.wait(RETRY_STORAGE_S)
+
+    def _settle_alone(self, item: Item) -> None:
+        """Commit an item, again and again while the disk takes nothing; withhold it if that is all the disk takes."""
+        commit = partial(self._committer.commit, [item.finished])
+        self.beat.beat()
+        while (refusal := self._refusal([item], commit)) is not None:
+            withhold = partial(self._committer.withhold, item.finished, str(refusal))
+            if not self._makes_room(refusal) and self._refusal([item], withhold) is None:
+                return
+            if self._stop.wait(RETRY_STORAGE_S):
+                raise refusal
+            self.beat.beat()
+
+    def _refusal(self, batch: list[Item], commit: Callable[[], Committed]) -> StorageFailed | None:
+        """Commit and speak; or return what the disk said."""
+        try:
+            done = commit()
+        except StorageFailed as error:
+            self.refused = str(error)
+            log.error("commit_failed rows=%d error=%s", len(batch), error)
+            return error
+        self.refused = ""
+        self._speak(batch, done)
+        return None
+
+    def _makes_room(self, refusal: StorageFailed) -> bool:
+        """If it is room that the disk lacks, let what is settled go, whatever the retention says; whether any went."""
+        if not isinstance(refusal, NoRoom) and not self._store.outbox.is_short:
+            return False
+        held_rows = self._store.outbox.held_rows
+        self._purge(0.0, 0)
+        return self._store.outbox.held_rows < held_rows
 
     def _speak(self, batch: list[Item], done: Committed) -> None:
         connected = self._connection.connected

@@ -12,12 +12,17 @@ from millrace import crashpoints
 
 log = logging.getLogger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.EUCLEAN, errno.EBADMSG)
 """Not there, or the disk has lost what it says: a bad sector, a damaged folder, a checksum that is wrong."""
 
 
 class StorageFailed(Exception):
     """The disk is full or refuses to write; nothing of this write counts. Try again when there is room."""
+
+
+class NoRoom(StorageFailed):
+    """The disk, a quota or the file's own limit is used up."""
 
 
 class BlobStore:
@@ -52,7 +57,8 @@ class BlobStore:
                     self._named.add(folder)
         except OSError as error:
             self.discard(new)
-            raise StorageFailed(f"{self._folder}: {error.strerror}") from error
+            failure = NoRoom if error.errno in FULL else StorageFailed
+            raise failure(f"{self._folder}: {error.strerror}") from error
         return new
 
     def get(self, sha256: str) -> bytes | None:

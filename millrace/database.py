@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from millrace import crashpoints
 from millrace.birth import birth
-from millrace.blobs import StorageFailed, make_folder, sync_folder
+from millrace.blobs import FULL, NoRoom, StorageFailed, make_folder, sync_folder
 
 __all__ = [
     "CommitFailed",
@@ -224,12 +224,13 @@ class Viewer:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk that is full, failing or read-only raises inside into StorageFailed, or Damaged."""
+    """Turn what a disk that is full, failing or read-only raises inside into StorageFailed (NoRoom), or Damaged."""
     try:
         with _damage(path):
             yield
     except (OSError, sqlite3.OperationalError) as error:
-        raise StorageFailed(f"{path}: {error}") from error
+        is_full = error.errno in FULL if isinstance(error, OSError) else error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        raise (NoRoom if is_full else StorageFailed)(f"{path}: {error}") from error
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from unit.failing_calls import calls_fail
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome, admit
 from edge_gateway.commit import Committer, Finished
@@ -719,6 +720,79 @@ def test_a_commit_that_the_disk_refuses_leaves_nothing_and_succeeds_later(tmp_pa
     gateway.store.close()
 
 
+class Floor(Connection):
+    """A connection that stands and notes what is published."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        will = Will("millrace/gateway/g1/status", b"{}")
+        super().__init__(
+            settings.broker, "g1", will, [], persistent=True, max_payload_bytes=1 << 20, inbox=Inbox(1 << 20)
+        )
+        self.said: list[tuple[str, bytes, bool]] = []
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, **_: Any) -> bool:
+        self.said.append((topic, payload, retain))
+        return True
+
+
+def settled_by_a_writer(gateway: Gateway, *batch: Finished) -> Floor:
+    """Have a writer acknowledge all of a batch and end; return what it said."""
+    line, floor, acknowledged = Line(len(batch)), Floor(gateway.loaded), threading.Semaphore(0)
+    for item in batch:
+        assert line.offer(Item(item, acknowledged.release), 1.0)
+    writer = Writer(gateway.loaded, line, gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock)
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    for _ in batch:
+        assert acknowledged.acquire(timeout=60)
+    writer.interrupt()
+    thread.join(60)
+    return floor
+
+
+def test_a_damaged_folder_of_pictures_holds_nobody_and_nothing_of_it_goes_in_silence(tmp_path: Path) -> None:
+    """What was stored before stays too: room is not what the disk lacks."""
+    gateway = Gateway(tmp_path / "state", {"policies": [{"keep_frames": "all"}], "uplink": "none"})
+    gateway.take(*(reading(seq) for seq in range(1, 11)))
+    folder = gateway.store.blobs.path(images.digest(PICTURES[0])).parent
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("damaged")
+    floor = settled_by_a_writer(gateway, frame(11, SURE), bare(0), reading(12), reading(13))
+    own = gateway.store.outbox.epoch
+    assert [row.seq for row in gateway.rows(Lane.BULK)] == [*range(1, 11), 12, 13]
+    assert gateway.ledger() == [(own, 1, 1, "shed")]
+    receipts = [json.loads(payload)["ranges"] for topic, payload, _ in floor.said if topic.endswith("cam-1/receipt")]
+    assert receipts[-1] == [[1, 10], [12, 13]]
+    assert {(alarm["alarm"], alarm["device"]) for alarm in gateway.said(events.ALARM)} == {
+        ("event_refused", "cam-1"),
+        ("event_refused", "esp32-7"),
+    }
+    folder.unlink()
+    assert receipt(gateway.take(frame(11, SURE)))["ranges"] == [[1, 13]]
+    assert subjects(gateway.take(bare(0))) == [f"esp32-7/top/{own}-2"]
+    gateway.store.close()
+
+
+def test_what_is_given_up_is_declared_before_it_is_acknowledged(gateway: Gateway) -> None:
+    ((_, reply),) = gateway.committer.withhold(bare(0), "Input/output error").replies
+    assert isinstance(reply, NotAnswered)
+    gateway.reopen()  # as after a kill: nothing of it was in memory alone
+    assert gateway.ledger() == [(gateway.store.outbox.epoch, 1, 1, "shed")]
+
+
+def test_an_event_is_withheld_only_by_a_disk_that_takes_something(gateway: Gateway) -> None:
+    gateway.take(reading(1))
+    for item in (reading(2), bare(0), DeviceStatus("cam-1", online=True, epoch=EPOCH, minted=9)):
+        gateway.committer.withhold(item, "Input/output error")
+        with calls_fail("pwrite64", "EIO", gateway.folder / "gateway.db-wal"), pytest.raises(StorageFailed):
+            gateway.committer.withhold(item, "Input/output error")
+    assert receipt(gateway.take(reading(1)))["ranges"] == [[1, 1]]
+
+
 # --- keeping house
 
 
@@ -813,17 +887,7 @@ def test_on_a_full_disk_what_is_settled_makes_room_and_the_line_goes_on(gateway:
     settle(gateway, Lane.BULK, 1, 300)
     connection = gateway.store.outbox.connection
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
-    line, committed = Line(4), threading.Event()
-    assert line.offer(
-        Item(Malformed("millrace/device/cam-1/frame/top", bytes(60_000), "no picture"), committed.set), 1.0
-    )
-    floor = Floor(gateway.loaded)
-    writer = Writer(gateway.loaded, line, gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock)
-    thread = threading.Thread(target=writer.run)
-    thread.start()
-    assert committed.wait(60)
-    writer.interrupt()
-    thread.join(60)
+    settled_by_a_writer(gateway, Malformed("millrace/device/cam-1/frame/top", bytes(60_000), "no picture"))
     assert gateway.rows() == []
 
 
@@ -851,25 +915,6 @@ def test_a_worker_that_shows_no_life_leaves_no_link_up(gateway: Gateway) -> None
     assert uplink.link()["link_said"].startswith("sync worker silent for 185 s")
     os.utime(life_file(sync), ns=(1, 1))  # a clock that was set back is a sign of life too
     assert uplink.link()["link"] == "up"
-
-
-class Floor(Connection):
-    """A connection that stands and notes what is published."""
-
-    def __init__(self, settings: GatewaySettings) -> None:
-        will = Will("millrace/gateway/g1/status", b"{}")
-        super().__init__(
-            settings.broker, "g1", will, [], persistent=True, max_payload_bytes=1 << 20, inbox=Inbox(1 << 20)
-        )
-        self.said: list[tuple[str, bytes, bool]] = []
-
-    @property
-    def connected(self) -> bool:
-        return True
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, **_: Any) -> bool:
-        self.said.append((topic, payload, retain))
-        return True
 
 
 def republished(gateway: Gateway) -> list[tuple[str, bytes, bool]]:
