@@ -19,6 +19,7 @@ from device_agent import memory
 from millrace import crashpoints
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import Damaged, mark_of
+from millrace.doubts import Doubt
 from millrace.entries import Draft, Entry
 from millrace.outbox import Outbox
 from millrace.reservation import BLOCK_SEQS
@@ -85,6 +86,14 @@ class Shelves:
             return None
         self._token = note.token
         return tail
+
+    def doubt(self) -> Doubt | None:
+        """Return what is not proven since the disk's file was damaged or lost.
+
+        A file that tells of no tail speaks for all: what was in one has been moved to the disk.
+        """
+        doubt = self.disk.doubt()
+        return doubt.alone() if doubt is not None and self._note is None else doubt
 
     @contextmanager
     def lost_tail(self) -> Iterator[LostTail | None]:

@@ -45,10 +45,10 @@ class Spool:
             undo.callback(self._shelves.close)
             self._outbox = self._shelves.disk
             self._rows = Rows(self._shelves, Packer(settings.prefix, settings.device), clock)
-            self._bury_lost_tail()
             if not self._shelves.fits():
                 self._spill_all()
-            self._account_for_doubt()
+            self._account_for_doubt()  # while the disk still tells of a tail that is lost
+            self._bury_lost_tail()
             self._shelves.open_tail()
             self._young = Young(self._shelves, self._rows)
             self._overflow = Overflow(self._settings, self._shelves, self._rows)
@@ -237,7 +237,7 @@ class Spool:
 
     def _account_for_doubt(self) -> None:
         """After damage or loss, write ledger records for all that is neither held nor surely received."""
-        doubt = self._outbox.doubt()
+        doubt = self._shelves.doubt()
         if doubt is None:
             return
         unproven = self._outbox.unproven(doubt)

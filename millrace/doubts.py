@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from millrace import jsontext
@@ -21,12 +21,21 @@ _SELECT_KEYS = "SELECT position, lane, epoch, seq FROM entry WHERE position > ? 
 class Doubt:
     """After damage or loss: seqs of own epochs, of which only those that are held or were received are proven.
 
-    `is_salvaged` says that rows in the midst may be missing, others' too.
+    `is_salvaged` says that rows in the midst may be missing, others' too. `own_last` names epochs whose seqs another
+    file may share, and how far each had surely come as far as this file tells.
     """
 
     why: str
     is_salvaged: bool
     ranges: Mapping[str, tuple[int, int]]
+    own_last: Mapping[str, int] = field(default_factory=dict)
+
+    def alone(self) -> Doubt:
+        """Return what is in doubt if no other file holds seqs of this numbering that are not accounted for."""
+        ranges = {
+            epoch: (first, min(last, self.own_last.get(epoch, last))) for epoch, (first, last) in self.ranges.items()
+        }
+        return replace(self, ranges=ranges)
 
 
 def read(connection: Connection) -> Doubt | None:
@@ -38,6 +47,7 @@ def read(connection: Connection) -> Doubt | None:
             str(value["why"]),
             bool(value["is_salvaged"]),
             {str(epoch): (int(first), int(last)) for epoch, (first, last) in value["ranges"].items()},
+            {str(epoch): int(last) for epoch, last in value.get("own_last", {}).items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -45,7 +55,7 @@ def read(connection: Connection) -> Doubt | None:
 
 def write(connection: Connection, doubt: Doubt) -> None:
     """Note, inside the present transaction, what is in doubt."""
-    told = jsontext.dump({"why": doubt.why, "is_salvaged": doubt.is_salvaged, "ranges": doubt.ranges}).decode()
+    told = jsontext.dump(asdict(doubt)).decode()
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('doubt', ?)", (told,))
 
 

@@ -141,7 +141,14 @@ class Rebuild:
     def _settle_counters(self, ruin: Ruin, database: Database, carried: _Carried, why: str) -> int:
         own = _own_epochs(ruin, self._known.reserved)
         next_position = self._next_position(ruin, carried.last_position + 1)
-        doubt = {epoch: (1, last) for epoch, last in self._minted_at_most(own, carried).items() if last}
+        older = doubts.read(database.connection) or Doubt("", is_salvaged=True, ranges={})  # not accounted for yet
+        doubt = {
+            epoch: (1, max(last, older.ranges.get(epoch, (1, 0))[1]))
+            for epoch, last in self._minted_at_most(own, carried).items()
+            if last
+        }
+        sure = self._own_last(database, own, carried)
+        own_last = {**{epoch: last for epoch, last in sure.items() if epoch not in older.ranges}, **older.own_last}
         run = database.connection.execute
         with database.transaction():
             for number, epoch in enumerate([*doubt, self._new_epoch], 1):
@@ -154,7 +161,7 @@ class Rebuild:
                 (next_position, rows, held_bytes, carried.age_s),
             )
             run("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (self._machine_id,))
-            doubts.write(database.connection, Doubt(why, True, doubt))
+            doubts.write(database.connection, Doubt(why, True, doubt, own_last))
         return int(rows)
 
     def _next_position(self, ruin: Ruin, at_least: int) -> int:
@@ -175,15 +182,29 @@ class Rebuild:
         for epoch in epochs:
             minted = own.get(epoch)
             # What shares its numbers with another file, as a spool with its tail, cannot speak for that one.
-            is_last_word = (
-                self._own_lanes is not None
-                and minted is not None
-                and seen == (epoch, minted + 1, seen[2] if seen else 0)
-            )
+            is_last_word = self._own_lanes is not None and self._is_agreed(epoch, minted)
             if minted is None or (epoch == epochs[-1] and not is_last_word):
                 minted = max(minted or 0, reserved.get(epoch, 0), seen[1] - 1 if seen and seen[0] == epoch else 0)
             last[epoch] = max(minted, carried.highest.get(epoch, 0))
         return last
+
+    def _own_last(self, database: Database, own: Mapping[str, int], carried: _Carried) -> dict[str, int]:
+        """Return how far an epoch has surely come as far as a file tells that may share its numbers; empty: not known.
+
+        Where its notes could not be read, its owner is not to take it that no other file was noted.
+        """
+        if not database.connection.execute("SELECT 1 FROM meta WHERE key = 'machine_id'").fetchall():
+            return {}
+        return {
+            epoch: minted
+            for epoch, minted in own.items()
+            if self._own_lanes is None and self._is_agreed(epoch, minted) and carried.highest.get(epoch, 0) <= minted
+        }
+
+    def _is_agreed(self, epoch: str, minted: int | None) -> bool:
+        """Whether the file and what was seen of it last tell the same of an epoch."""
+        seen = self._known.seen
+        return seen is not None and minted is not None and seen[:2] == (epoch, minted + 1)
 
 
 def carry(ruin: Ruin, database: Database, table: Table, search: Search) -> None:

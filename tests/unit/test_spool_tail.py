@@ -17,7 +17,7 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Spool
 from millrace import clock, events
 from millrace.blobs import StorageFailed
-from millrace.database import PAGE_BYTES
+from millrace.database import PAGE_BYTES, mark_of
 from millrace.entries import Lane
 from millrace.ranges import RangeSet
 from millrace.tail import SpoolReader
@@ -306,6 +306,89 @@ def test_damage_that_makes_the_disk_forget_a_living_tail_declares_what_was_in_it
         if entry.epoch == old:
             accounted.add(entry.seq)
     assert accounted.gaps(1, 10) == []
+
+
+@pytest.mark.parametrize("is_tail_alive", [True, False])
+def test_a_healing_beside_a_living_tail_declares_no_seq_that_was_never_minted(
+    device: Device, is_tail_alive: bool
+) -> None:
+    spool = device.start()
+    spool.admit([reading(), *[frame(number) for number in range(8)]])
+    spool.admit([reading()])
+    old = spool.epoch
+    device.kill()
+    mark_of(device.folder / "spool.db").touch()
+    if not is_tail_alive:
+        shutil.rmtree(device.ram)
+    again = device.start()
+    held = [entry.seq for entry in again.read(0, 2000) if entry.epoch == old]
+    told = RangeSet((first, last) for epoch, first, last, how in declared(again) if (epoch, how) == (old, "unproven"))
+    if is_tail_alive:
+        assert (held, list(told), device.minted()[old]) == (list(range(1, 11)), [], 10)
+    else:
+        assert (held, told.gaps(1, 1000)) == ([1, 10], [(1, 1), (10, 10)])
+
+
+def test_a_healing_of_a_spool_without_a_tail_declares_no_seq_that_was_never_minted(device: Device) -> None:
+    spool = device.start()
+    spool.admit([reading(), reading()])
+    device.kill()
+    mark_of(device.folder / "spool.db").touch()
+    assert declared(device.start()) == []
+
+
+def test_a_healing_whose_file_was_not_sure_of_itself_declares_the_rest_beside_a_living_tail_too(device: Device) -> None:
+    spool = device.start()
+    spool.admit([reading(), frame()])
+    old = spool.epoch
+    device.kill()
+    (device.folder / "spool.db.seen").unlink()
+    mark_of(device.folder / "spool.db").touch()
+    again = device.start()
+    told = RangeSet((first, last) for epoch, first, last, _ in declared(again) if epoch == old)
+    assert told.gaps(1, 1000) == [(1, 2)]
+
+
+@pytest.mark.parametrize("step", ["before the tail is put away", "after it was put away"])
+def test_a_kill_while_a_healed_spool_opens_keeps_the_doubt_as_narrow_as_it_is_true(
+    device: Device, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = device.start()
+    spool.admit([reading(), frame(1), frame(2)])
+    old = spool.epoch
+    device.kill()
+    mark_of(device.folder / "spool.db").touch()
+    cut_short = "_spill_all" if step.startswith("before") else "_account_for_doubt"
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, cut_short, _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            device.start()
+    again = device.start()
+    assert [entry.seq for entry in again.read(0, 10) if entry.epoch == old] == [1, 2, 3]
+    assert declared(again) == []
+
+
+def test_what_was_in_doubt_stays_so_when_the_healed_file_is_damaged_before_it_was_declared(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = device.start(durability={"frame": "power"})
+    spool.admit([reading()])
+    old = spool.epoch
+    device.kill()
+    (device.folder / "spool.db.seen").unlink()
+    mark_of(device.folder / "spool.db").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "_account_for_doubt", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            device.start()
+    mark_of(device.folder / "spool.db").touch()
+    again = device.start()
+    told = RangeSet((first, last) for epoch, first, last, _ in declared(again) if epoch == old)
+    assert told.gaps(1, 1000) == [(1, 1)]
+
+
+def _interrupted(_: Spool) -> None:
+    raise KeyboardInterrupt
 
 
 # Moving to the disk
