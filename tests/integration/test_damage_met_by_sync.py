@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,37 +56,48 @@ def broker() -> Iterator[EmbeddedBroker]:
     started.stop()
 
 
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    (tmp_path / "cloud").mkdir()
+    started = Cloud(tmp_path / "cloud")
+    yield started
+    started.stop(signal.SIGTERM)
+
+
 def test_a_gateway_whose_damage_only_the_sync_worker_meets_ends_once_heals_and_the_backlog_drains(
-    tmp_path: Path, broker: EmbeddedBroker
+    tmp_path: Path, broker: EmbeddedBroker, cloud: Cloud
 ) -> None:
     path = backlog(tmp_path / "gateway" / "state")
-    (tmp_path / "cloud").mkdir()
-    cloud = Cloud(tmp_path / "cloud")
     gateway: Gateway
     with running(tmp_path / "gateway", broker.address, models=[], uplink="cloud") as gateway:
         spoil_a_leaf(path)
-        worker = start_worker(tmp_path, cloud, path.parent)
-        wait_until(lambda: gateway.process.poll() is not None, "the gateway ends")
-        assert gateway.process.returncode == 1
-        assert "damage was met by another program" in gateway.log()
-        gateway.start()
-        wait_until(lambda: is_all_there(cloud), "the backlog is in the cloud")
+        with draining(tmp_path, cloud, path.parent):
+            wait_until(lambda: gateway.process.poll() is not None, "the gateway ends")
+            assert gateway.process.returncode == 1
+            assert "damage was met by another program" in gateway.log()
+            gateway.start()
+            wait_until(lambda: is_all_there(cloud), "the backlog is in the cloud")
         assert path.with_name("gateway.db.damaged-1").exists()
         assert not path.with_name("gateway.db.damaged-2").exists()
         assert not mark_of(path).exists()
         assert gateway.answers()
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0
-    cloud.stop(signal.SIGTERM)
 
 
-def start_worker(home: Path, cloud: Cloud, state: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def draining(home: Path, cloud: Cloud, state: Path) -> Iterator[None]:
+    """Run a sync worker on a gateway's state."""
     token = home / "token"
     token.touch(mode=0o600)
     token.write_text(TOKENS["g1"])
     told = {"gateway": "g1", "state_dir": str(state), "cloud": {"url": cloud.url, "token_file": str(token)}}
     (home / "sync.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
-    return subprocess.Popen([sys.executable, "-m", "millrace", "sync", "--config", str(home / "sync.yaml")])
+    worker = subprocess.Popen([sys.executable, "-m", "millrace", "sync", "--config", str(home / "sync.yaml")])
+    try:
+        yield
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        status = worker.wait(60)
+    assert status == 0
 
 
 def is_all_there(cloud: Cloud) -> bool:
