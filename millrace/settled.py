@@ -19,6 +19,7 @@ from millrace.ranges import RangeSet
 log = logging.getLogger(__name__)
 
 SHOW_LIFE_EVERY_S = 10.0
+_LANES = frozenset(lane.value for lane in Lane)  # a damaged row may say another; its owner's next start heals it
 SILENT_AFTER_S = 180.0  # a batch over a bad link may hold the loop for its whole deadline
 
 SCHEMA = """
@@ -87,12 +88,13 @@ class SettledReader:
 
     def paused(self) -> list[Lane]:
         """Return the lanes that a person holds back."""
-        return [Lane(lane) for (lane,) in self._all("SELECT lane FROM paused")] if self._has("paused") else []
+        rows = self._all("SELECT lane FROM paused") if self._has("paused") else []
+        return [Lane(lane) for (lane,) in rows if lane in _LANES]
 
     def rates(self) -> dict[Lane, float]:
         """Return how many rows a second went up when each lane was last sent."""
         rows = self._all("SELECT lane, rows_per_s FROM rate") if self._has("rate") else []
-        return {Lane(lane): float(rate) for lane, rate in rows}
+        return {Lane(lane): float(rate) for lane, rate in rows if lane in _LANES and isinstance(rate, int | float)}
 
     def _has(self, table: str) -> bool:
         """Whether the worker's program is new enough to have made this table."""

@@ -134,6 +134,16 @@ def test_a_number_that_damage_made_unreadable_settles_nothing_and_its_owner_make
     again.close()
 
 
+def test_a_lane_that_damage_made_up_hides_no_other_from_a_reader(progress: Progress, path: Path) -> None:
+    progress.pause([Lane.FRAME], 1)
+    for rows in ("paused VALUES (77, 1)", "rate VALUES (77, 1.0), (1, 'x'), (2, 3.5)"):
+        progress._connection.execute(f"INSERT INTO {rows}")
+    reader = SettledReader(path)
+    assert reader.paused() == [Lane.FRAME]
+    assert reader.rates() == {Lane(2): 3.5}
+    reader.close()
+
+
 def test_one_sync_worker_for_a_file(progress: Progress, path: Path) -> None:
     with pytest.raises(Locked, match="is written by process"):
         Progress(path)
