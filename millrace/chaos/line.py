@@ -103,9 +103,10 @@ class Line:
             self.start(name)
 
     def crash(self, name: str, point: str, nth: int = 1, prepare: Callable[[], None] | None = None) -> bool:
-        """Have a program die at a crash point, and start it again; False if it never came there: then it runs on.
+        """Have a program die at a crash point, and start it again; False if it never came there in time.
 
-        It is killed first, for it hears of the point at its start; `prepare` is called while it is dead.
+        Then it is killed all the same: it could come there later, and be taken for one that failed. Before, it is
+        killed too, for it hears of the point at its start; `prepare` is called while it is dead.
         """
         self.check()
         self.programs[name].kill()
@@ -113,11 +114,11 @@ class Line:
         if prepare is not None:
             prepare()
         self.start(name, {"MILLRACE_CRASH_AT": f"{point}:{nth}"})
-        if not self.programs[name].ended(POINT_TIMEOUT_S):
-            return False
+        hit = self.programs[name].ended(POINT_TIMEOUT_S)
+        self.programs[name].kill()
         self.kills.append(name)
         self.start(name)
-        return True
+        return hit
 
     def pause(self, name: str, seconds: float) -> None:
         """Stop a program where it stands, and let it go on after so long: to the others it hangs."""
