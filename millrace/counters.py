@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import string
 
-from millrace import events
 from millrace.database import Database, storage_errors
 from millrace.entries import entry_of
 from millrace.reservation import Reservation, Seen
@@ -55,9 +54,8 @@ class Counters:
         last = self._connection.execute("SELECT * FROM entry ORDER BY position DESC LIMIT 1").fetchone()
         self.is_new = row is None
         self.epoch, self.next_seq = ("", 1) if row is None else row
-        reserved = self._reservation.reserved.get(self.epoch, events.SEQ_MAX)
         is_sane = row is not None or last is None
-        is_sane = is_sane and isinstance(self.next_seq, int) and 1 <= self.next_seq <= reserved + 1
+        is_sane = is_sane and isinstance(self.next_seq, int) and self.next_seq >= 1
         if is_sane and last is not None:
             entry = entry_of(*last)
             is_sane = not entry.intact or entry.epoch != self.epoch or entry.seq < self.next_seq

@@ -173,7 +173,9 @@ class OutboxFile:
 
     def _choose_epoch(self, machine_id: str) -> None:
         """Go on in the last epoch; begin another in a new file, a copy, on another machine, or after a loss."""
-        is_new = self.counters.is_new
+        is_new, next_seq = self.counters.is_new, self.counters.next_seq
+        if next_seq > self._reservation.reserved.get(self.counters.epoch, next_seq) + 1:
+            self.spoilt(f"it knows seq {next_seq} of {self.counters.epoch} as the next, which was never reserved")
         now = {"machine_id": machine_id, "birth": birth(self.path)}
         known = dict(self.connection.execute("SELECT key, value FROM meta"))
         lost = doubts.find_lost(self.connection, self.counters, self._reservation.reserved, self._last_seen.read())

@@ -224,6 +224,16 @@ def test_a_killed_program_finds_all_that_was_in_memory(device: Device) -> None:
     assert declared(again) == []
 
 
+def test_what_is_in_memory_is_kept_though_files_on_disk_were_set_back_behind_it(device: Device) -> None:
+    spool = device.start()
+    spool.admit([frame(1), frame(2)])
+    epoch = spool.epoch
+    device.kill()
+    (device.folder / "spool.db.epoch").write_text(f'{{"reserved":{{"{epoch}":1}}}}')
+    again = device.start()
+    assert [(entry.epoch, entry.seq) for entry in again.read(0, 10)] == [(epoch, 1), (epoch, 2)]
+
+
 def test_a_stop_in_good_order_leaves_nothing_in_memory(device: Device) -> None:
     spool = device.start()
     spool.admit([frame(number) for number in range(200)])
