@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import floor, footprint, store, wear
+from bench import floor, footprint, hearing, store, wear
 from bench.measures import Measure, report
 from millrace.demo.ports import free_port
 from millrace.demo.stage import wait_until
@@ -47,7 +47,8 @@ def _at_broker(home: Path, broker: str) -> list[Measure]:
                 return sock.connect_ex(("127.0.0.1", port)) == 0
 
         assert wait_until(answers, 15), (home / "broker.log").read_text()
-        return floor.measures(home, port, broker)
+        heard = hearing.measures(port) if broker == "mosquitto" else []
+        return heard + floor.measures(home, port, broker)
     finally:
         process.terminate()
         process.wait(15)
