@@ -23,7 +23,7 @@ EXAMPLES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
 def test_every_route_is_named(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "cloud.db")
     settings = CloudSettings(state_dir=tmp_path)
-    application = Api(settings, Door([]), ledger, SiteBlobs(tmp_path), SystemClock()).application()
+    application = Api(settings, Door([]), ledger, SiteBlobs(tmp_path), SystemClock(), lambda _: None).application()
     routes = [route for route in application.routes if isinstance(route, Route)]
     named = set(re.findall(r"^\| `([A-Z]+) (/\S+)` \|", PAGE, re.MULTILINE))
     methods = {(method, route.path) for route in routes for method in route.methods or () if method != "HEAD"}
