@@ -101,12 +101,12 @@ class WrongLine(Line):
             file.write(struct.pack("<q", ahead_ns))
 
     def boots_met(self) -> set[str]:
-        """Return the boots from which the cloud knows a way to itself, up or around."""
+        """Return the boots from which the cloud knows a way to its present boot, up or around."""
         ties = Viewer(self.home / "cloud" / "cloud.db", "SELECT site FROM tie LIMIT 1")
-        pairs = ties.all("SELECT bootid, peer_bootid, peer FROM tie")
+        pairs = ties.all("SELECT bootid, peer_bootid FROM tie")
         ties.close()
-        known = {peer_boot for _, peer_boot, peer in pairs if peer == "cloud"}
-        while more := {boot for pair in pairs for boot in pair[:2] if known & set(pair[:2])} - known:
+        known = {machine.boot_id for machine in self.machines if "cloud" in machine.programs}
+        while more := {boot for pair in pairs for boot in pair if known & set(pair)} - known:
             known |= more
         return known
 
@@ -145,10 +145,15 @@ class TrueView(CloudView):
 
 @dataclass(frozen=True, slots=True)
 class Mending:
-    """How well times were mended. `wrong` names those whose truth is not within what was stated."""
+    """How well times were mended. `wrong` names those whose truth is not within what was stated.
+
+    `believed` are those whose boot met a former boot of the cloud only: its clock's last word is all there is
+    (ADR 0013), and here that clock is wrong on purpose.
+    """
 
     events: int
     absent: int
+    believed: int
     wrong: list[str]
     within_ms: float
     """The median of what was stated."""
@@ -163,7 +168,7 @@ def mending(line: WrongLine) -> Mending:
     found = [event for origin in origins for event in line.cloud.events(origin)]
     real_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     unmet = {event["bootid"] for event in found} - line.boots_met()
-    wrong, stated, off_ns = [], [], 0
+    wrong, stated, off_ns, believed = [], [], 0, 0
     for event in found:
         truth_ns = int(event["uptimens"]) + real_ns
         off_ns = max(off_ns, abs(clock.parse_rfc3339(event["time"]) - truth_ns))
@@ -171,9 +176,13 @@ def mending(line: WrongLine) -> Mending:
             if event["bootid"] not in unmet:
                 wrong.append(f"{event['source']} {event['id']} is not mended though its boot met others")
             continue
+        if event["bootid"] in unmet:
+            believed += 1
+            continue
         stated.append(event["mended_within_ms"])
         off_by_ns = abs(clock.parse_rfc3339(event["mended_time"]) - truth_ns)
         if off_by_ns > event["mended_within_ms"] * 1e6 + READ_NS:
             wrong.append(f"{event['source']} {event['id']} off by {off_by_ns / 1e6} of {event['mended_within_ms']} ms")
     median_ms = statistics.median(stated) if stated else float("inf")
-    return Mending(len(found), len(found) - len(stated), wrong, median_ms, max(stated, default=0.0), off_ns / DAY_NS)
+    absent = len(found) - len(stated) - believed
+    return Mending(len(found), absent, believed, wrong, median_ms, max(stated, default=0.0), off_ns / DAY_NS)
