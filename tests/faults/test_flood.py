@@ -54,5 +54,17 @@ def _flood(line: Line, seconds: int, kind: str) -> int:
     login = line.papers.login(FLOODER)
     password = (line.home / login["password_file"]).read_text().strip() if "password_file" in login else ""
     flooder = Path(__file__).with_name("flooder.py")
-    command = [sys.executable, str(flooder), str(line.papers.broker_port), FLOODER, password, str(seconds), kind]
+    # A device has a processor of its own: here it gets what the line leaves of this machine's.
+    command = [
+        "nice",
+        "-n",
+        "10",
+        sys.executable,
+        str(flooder),
+        str(line.papers.broker_port),
+        FLOODER,
+        password,
+        str(seconds),
+        kind,
+    ]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
