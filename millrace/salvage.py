@@ -63,7 +63,7 @@ def by_number(ruin: Ruin, table: str, number: str, search: Search, last: int | N
     part = f"SELECT {number}, * FROM {table} WHERE {number} > ? AND {number} <= ? ORDER BY {number}"  # noqa: S608
     count = SLICE_ROWS
     while True:
-        found = ruin.query(some, (after, count))
+        found = _above(ruin, some, after, count)
         if found == []:
             return
         if found:
@@ -74,7 +74,7 @@ def by_number(ruin: Ruin, table: str, number: str, search: Search, last: int | N
         else:
             # Damage begins at the next row: find one behind it that reads, and what does between.
             step = 1
-            while step < END and ruin.query(some, (after + step, 1)) is None:
+            while step < END and _above(ruin, some, after + step, 1) is None:
                 step *= 2
             is_end = step >= END
             end = after + step
@@ -84,6 +84,16 @@ def by_number(ruin: Ruin, table: str, number: str, search: Search, last: int | N
             if is_end:
                 return
             after = end
+
+
+def _above(ruin: Ruin, sql: str, after: int, count: int) -> list[Row] | None:
+    """Return the rows above `after`; None if they cannot be read, or only rows came that were not asked for.
+
+    Where damage has put rows out of their order, SQLite gives some again and again.
+    """
+    found = ruin.query(sql, (after, count))
+    above = [row for row in found or () if row[0] > after]
+    return above if above or found == [] else None
 
 
 def _between(ruin: Ruin, sql: str, after: int, last: int, search: Search) -> Iterator[list[Row]]:
