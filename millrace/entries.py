@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any
 
 SELECT_LANE = "SELECT * FROM entry WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
@@ -63,6 +65,11 @@ def entry_of(
         return Entry(position, Lane(lane), epoch, seq, body, blob, int(size), int(born_s), intact)
     except (TypeError, ValueError):  # the damage changed what kind of thing stands there
         return Entry(position, Lane.BULK, "", 0, b"", None, 0, 0, intact=False)
+
+
+def ascend(positions: Sequence[int], after: int) -> bool:
+    """Say whether positions read above `after` are in order; if not, the table is damaged and gives some for ever."""
+    return all(low < high for low, high in pairwise((after, *positions)))
 
 
 def is_sound(row: tuple[Any, ...]) -> bool:

@@ -15,7 +15,7 @@ from millrace import doubts
 from millrace.blobs import BlobStore
 from millrace.database import storage_errors
 from millrace.doubts import Doubt
-from millrace.entries import SELECT_LANE, Draft, Entry, Lane, checksum_of, entry_of
+from millrace.entries import SELECT_LANE, Draft, Entry, Lane, ascend, checksum_of, entry_of
 from millrace.outbox_file import OutboxFile
 from millrace.outbox_tables import Extension
 from millrace.room import Room
@@ -247,14 +247,17 @@ class Outbox:
     def read(self, after: int, max_rows: int, lane: Lane | None = None) -> list[Entry]:
         """Return up to `max_rows` entries in order, positions above `after`, of one lane or of all.
 
-        Errors: StorageFailed.
+        Errors: StorageFailed, Damaged.
         """
         with storage_errors(self.path):
             if lane is None:
                 rows = self.connection.execute(_SELECT_ALL, (after, max_rows))
             else:
                 rows = self.connection.execute(SELECT_LANE, (int(lane), after, max_rows))
-            return [entry_of(*row) for row in rows.fetchall()]
+            found = [entry_of(*row) for row in rows.fetchall()]
+        if not ascend([entry.position for entry in found], after):
+            self.spoilt(f"rows above {after} are out of their order")
+        return found
 
     def first_position(self, after: int = 0) -> int | None:
         """Return the lowest position held above `after`, or None. Errors: StorageFailed."""

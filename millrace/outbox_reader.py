@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from millrace.database import Viewer
-from millrace.entries import SELECT_LANE, Entry, Lane, entry_of
+from millrace.database import Damaged, Viewer
+from millrace.entries import SELECT_LANE, Entry, Lane, ascend, entry_of
 
 _NEWEST_LANE = "SELECT position FROM entry WHERE lane = ? ORDER BY position DESC LIMIT ?"
 _SIZES_LANE = (
@@ -27,12 +27,19 @@ class Reader:
         self._file.close()
 
     def read(self, lane: Lane, after: int, max_rows: int) -> list[Entry]:
-        """Return up to `max_rows` entries of `lane` above `after`; nothing if the file is not there yet."""
-        return [entry_of(*row) for row in self._file.all(SELECT_LANE, (int(lane), after, max_rows))]
+        """Return up to `max_rows` entries of `lane` above `after`; nothing if the file is not there yet.
+
+        Errors: Damaged.
+        """
+        found = [entry_of(*row) for row in self._file.all(SELECT_LANE, (int(lane), after, max_rows))]
+        self._expect_order([entry.position for entry in found], after)
+        return found
 
     def sizes(self, lane: Lane, after: int, max_rows: int) -> list[tuple[int, int]]:
         """Return position and bytes, the picture's included, of up to `max_rows` entries of `lane` above `after`."""
-        return self._file.all(_SIZES_LANE, (int(lane), after, max_rows))
+        found = self._file.all(_SIZES_LANE, (int(lane), after, max_rows))
+        self._expect_order([position for position, _ in found], after)
+        return found
 
     def newest(self, lane: Lane, max_rows: int) -> list[Entry]:
         """Return the last `max_rows` entries of `lane`, in order."""
@@ -69,3 +76,7 @@ class Reader:
         """Return a number that differs when another process has committed since the last call; cheap."""
         rows = self._file.all("PRAGMA data_version")
         return int(rows[0][0]) if rows else -1
+
+    def _expect_order(self, positions: Sequence[int], after: int) -> None:
+        if not ascend(positions, after):
+            raise Damaged(f"{self._file.path}: rows above {after} are out of their order", self._file.path)

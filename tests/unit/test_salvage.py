@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from unit.damaged_tables import renumber
 
 from millrace.database import PAGE_BYTES, Ruin
 from millrace.salvage import Search, by_number
@@ -44,16 +45,6 @@ def read(path: Path) -> list[int]:
         return [row[0] for rows in by_number(ruin, "entry", "position", Search(5.0), ROWS) for row in rows]
 
 
-def renumbered(path: Path, old: int, new: int) -> None:
-    """Give one row another number, in the leaf alone: the tree is in order no more."""
-    data = bytearray(path.read_bytes())
-    at = data.index(f"row {old} row".encode())
-    number = bytes([old]) if old < 128 else bytes([0x80 | old >> 7, old & 0x7F])
-    at = data.rindex(number, at - 8, at)
-    data[at : at + len(number)] = bytes([new]) if len(number) == 1 else bytes([0x80 | new >> 7, new & 0x7F])
-    path.write_bytes(data)
-
-
 def test_a_sound_table_is_read_in_whole_and_in_order(file: Path) -> None:
     assert read(file) == list(range(1, ROWS + 1))
 
@@ -61,7 +52,7 @@ def test_a_sound_table_is_read_in_whole_and_in_order(file: Path) -> None:
 @pytest.mark.parametrize("old", [1, 60, 127, 128, 300, 499, 500])
 @pytest.mark.parametrize("new", [0, 1, 5])
 def test_rows_out_of_their_order_do_not_come_again_without_end(file: Path, old: int, new: int) -> None:
-    renumbered(file, old, new)
+    renumber(file, old, new, f"row {old} row".encode())
     found = read(file)
     assert set(range(1, ROWS + 1)) - {old, new} <= set(found)
 
