@@ -241,6 +241,8 @@ def _damage(path: Path) -> Iterator[None]:
         if type(error) is not sqlite3.DatabaseError:  # its subclasses speak of the statement or the disk
             raise
         raise Damaged(f"{path}: {error}", path) from error
+    except UnicodeDecodeError as error:  # sqlite3 cannot say what SQLite quotes of a damaged schema
+        raise Damaged(f"{path}: {error.object!r}", path) from error
 
 
 class Ruin:
@@ -259,14 +261,14 @@ class Ruin:
         """Return the rows, or None where damage is in the way."""
         try:
             return self._open().execute(sql, values).fetchall()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return None
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """Yield rows up to the first that cannot be read."""
         try:
             yield from self._open().execute(sql)
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return
 
     def _open(self) -> Connection:
@@ -300,7 +302,7 @@ def find_fault(path: Path, budget_s: float) -> str | None:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.OperationalError:  # interrupted, or the disk refuses
         return None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return str(error)
     finally:
         timer.cancel()
@@ -337,7 +339,7 @@ def open_reader(path: Path, sign_of_life: str) -> Connection | None:
         connection.text_factory = _lenient_text
         connection.execute("PRAGMA query_only = 1")
         connection.execute(sign_of_life)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         connection.close()
         if isinstance(error, sqlite3.OperationalError):
             return None

@@ -109,7 +109,7 @@ class Health(Watch):
             connection.request("GET", "/health")
             value = json.loads(connection.getresponse().read())
             self.said.append((asked_s, time.monotonic(), value))
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, ValueError):  # without descriptors it is a bare 500
             pass
         finally:
             connection.close()

@@ -134,6 +134,23 @@ def test_a_number_that_damage_made_unreadable_settles_nothing_and_its_owner_make
     again.close()
 
 
+def test_a_schema_that_became_no_text_settles_nothing_and_its_owner_makes_a_new_one(
+    progress: Progress, path: Path
+) -> None:
+    progress.settle(EPOCH, Lane.RESULT, 1, 9)
+    progress.close()
+    data = path.read_bytes()
+    assert b"CREATE TABLE link (" in data
+    path.write_bytes(data.replace(b"CREATE TABLE link (", b"CREATE TABLE link \xf5"))
+    reader = SettledReader(path)
+    assert (reader.highest(EPOCH), reader.link()) == (0, None)
+    again = Progress(path)
+    again.settle(EPOCH, Lane.RESULT, 1, 3)
+    assert reader.highest(EPOCH) == 3
+    assert path.with_name("sync.db.damaged-1").exists()
+    again.close()
+
+
 def test_a_lane_that_damage_made_up_hides_no_other_from_a_reader(progress: Progress, path: Path) -> None:
     progress.pause([Lane.FRAME], 1)
     for rows in ("paused VALUES (77, 1)", "rate VALUES (77, 1.0), (1, 'x'), (2, 3.5)"):
