@@ -1,4 +1,9 @@
-"""When to send what: never without a gateway, never over a window unreceipted, again when in doubt. No I/O here."""
+"""When to send what: never without a gateway, never over a window unreceipted, again when in doubt. No I/O here.
+
+How long to wait before sending again is learned from what was sent once: twice its delay. A receipt for what was sent
+twice does not say which of the two it is for, and shortens no wait (Karn): else a line slower than the wait would
+be filled with repeats.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +20,11 @@ class Sender:
         self._connected = False
         self._greeted = False
         self.window_bytes = window_bytes
-        self.in_flight: dict[int, int] = {}
+        self.in_flight: dict[int, tuple[int, float | None]] = {}
+        """Of each position its bytes, and when it was sent; None where it was sent before on this connection."""
         self.in_flight_bytes = 0
         self.cursor = 0
+        self._highest = 0
         self._wait_s = resend_after_s
         self._progress_s = 0.0
         self._hole_s = float("-inf")
@@ -63,7 +70,8 @@ class Sender:
         """Note that an entry was handed to the connection."""
         if not self.in_flight:
             self._progress_s = now_s
-        self.in_flight[position] = size_bytes
+        self.in_flight[position] = size_bytes, now_s if position > self._highest else None
+        self._highest = max(self._highest, position)
         self.in_flight_bytes += size_bytes
         self.cursor = max(self.cursor, position)
 
@@ -76,7 +84,7 @@ class Sender:
         """
         self._greeted |= greets
         self.window_bytes = min(self._limit_bytes, window_bytes)
-        highest = 0
+        highest, delays_s = 0, []
         for first, last in ranges:
             highest = max(highest, last)
             if last - first < len(self.in_flight):
@@ -84,12 +92,16 @@ class Sender:
             else:
                 settled = [position for position in self.in_flight if first <= position <= last]
             for position in settled:
-                self.in_flight_bytes -= self.in_flight.pop(position)
+                size_bytes, sent_s = self.in_flight.pop(position)
+                self.in_flight_bytes -= size_bytes
+                if sent_s is not None:
+                    delays_s.append(now_s - sent_s)
             if settled:
                 self._progress_s = now_s
-                self._wait_s = self._resend_after_s
+        if delays_s:
+            self._wait_s = max(self._resend_after_s, 2 * max(delays_s))
         hole = any(position < highest for position in self.in_flight)
-        if hole and now_s - self._hole_s >= self._resend_after_s:
+        if hole and now_s - self._hole_s >= self._wait_s:
             self._hole_s = now_s
             self._rewind(now_s)
 
@@ -101,13 +113,14 @@ class Sender:
         waiting = bool(self.in_flight) or not self._greeted or self.window_bytes <= 0
         if not self.far_side_known or not waiting or now_s - self._progress_s < self._wait_s:
             return False
-        self._wait_s = min(self._wait_s * 2, self._resend_max_s)
+        self._wait_s = max(self._wait_s, min(self._wait_s * 2, self._resend_max_s))
         self.window_bytes = max(self.window_bytes, 1)
         self._rewind(now_s)
         return True
 
     def _await_greeting(self, now_s: float) -> None:
         self._greeted = False
+        self._highest = 0
         self._wait_s = self._resend_after_s
         self._rewind(now_s)
 

@@ -268,7 +268,10 @@ class SpoolSettings(Section):
 class PublishSettings(Section):
     """How the spool is sent."""
 
-    resend_after_s: Seconds = Field(5.0, description="Seconds without a receipt after which events are sent again.")
+    resend_after_s: Seconds = Field(
+        5.0,
+        description="Seconds without a receipt after which events are sent again; longer where receipts take longer.",
+    )
     resend_max_s: Seconds = Field(60.0, description="Longest pause between two resends; the pause doubles up to it.")
     window_bytes: Bytes = Field(
         2 << 20, description="Most bytes sent and not yet receipted; a gateway may ask for less."

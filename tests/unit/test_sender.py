@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from device_agent.publish import Sender
@@ -114,10 +116,45 @@ def test_no_progress_sends_everything_again_with_growing_pauses() -> None:
             assert line.send(float(second)) == [1, 2, 3, 4, 5]
             again.append(second)
     assert again == [5, 15, 35, 75, 135, 195]
-    line.receipt(1, 2, 200.0)
-    assert not line.sender.resend_due(200.0 + RESEND_S - 1)
-    assert line.sender.resend_due(200.0 + RESEND_S)
-    assert line.send(205.0) == [3, 4, 5]
+    line.receipt(1, 2, 200.0)  # of which of the six? The pause stays
+    assert not line.sender.resend_due(200.0 + RESEND_MAX_S - 1)
+    assert line.sender.resend_due(200.0 + RESEND_MAX_S)
+    assert line.send(260.0) == [3, 4, 5]
+
+
+def test_a_receipt_for_what_was_sent_once_makes_the_pause_short_again() -> None:
+    line = Line(held=6)
+    line.held = {1, 2, 3}
+    line.meet().send(0.0)
+    while not line.sender.resend_due(20.0):
+        pass
+    line.send(20.0)
+    line.receipt(1, 3, 21.0)
+    line.held = {4, 5, 6}
+    line.send(22.0)
+    line.receipt(4, 4, 22.1)
+    assert not line.sender.resend_due(22.1 + RESEND_S - 0.1)
+    assert line.sender.resend_due(22.1 + RESEND_S)
+
+
+@pytest.mark.parametrize(("window", "each_s"), [(1000, 0.2), (1000, 3.0), (400, 8.0), (300, 6.0), (200, 15.0)])
+def test_a_line_slower_than_the_pause_is_not_filled_with_repeats(window: int, each_s: float) -> None:
+    """Events take `each_s` to cross, one behind the other."""
+    line = Line(held=500).meet(window=window)
+    crossing: deque[int] = deque()
+    arrived: list[int] = []
+    now_s, free_s, crossed = 0.0, 0.0, 0
+    while crossed < 300:
+        now_s += 0.1
+        line.sender.resend_due(now_s)
+        crossing += line.send(now_s)
+        if crossing and now_s >= free_s + each_s:
+            free_s, crossed = now_s, crossed + 1
+            arrived.append(crossing.popleft())
+            line.held.discard(arrived[-1])
+            line.sender.receipted([(1, max(arrived))], window, now_s)
+    assert len(set(arrived)) > 0.8 * crossed
+    assert len(crossing) <= 40
 
 
 def test_who_has_nothing_under_way_resends_nothing() -> None:
