@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from unit.failing_calls import calls_fail
+from unit.fake_clock import FakeClock
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome, admit
 from edge_gateway.commit import Committer, Finished
@@ -30,7 +31,6 @@ from edge_gateway.store import PURGE_ROWS, Store
 from edge_gateway.work import Committed, NotAnswered
 from millrace import events, images, topics
 from millrace.blobs import StorageFailed
-from millrace.clock import Instant
 from millrace.entries import Entry, Lane
 from millrace.inbox import Inbox
 from millrace.mqtt import Connection, Will
@@ -39,22 +39,8 @@ from millrace.settled import SILENT_AFTER_S, life_file
 
 EPOCH = "k3v9x0pa"
 SESSION = "ours"
-WALL_NS = 1_790_000_000_000_000_000
 PICTURES = [cv2.imencode(".jpg", np.full((8, 8, 3), shade, np.uint8))[1].tobytes() for shade in range(0, 250, 10)]
 SURE, UNSURE, DEFECT = ("ok", 0.97, False), ("ok", 0.4, False), ("scratch", 0.97, True)
-
-
-@dataclass
-class FakeClock:
-    """Time that stands still until a test moves it."""
-
-    seconds: float = 100.0
-
-    def now(self) -> Instant:
-        return Instant(WALL_NS, "f00d", int(self.seconds * 1e9))
-
-    def uptime_s(self) -> float:
-        return self.seconds
 
 
 @dataclass

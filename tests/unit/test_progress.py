@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -99,15 +99,22 @@ def test_the_link_says_since_when_it_is_as_it_is(progress: Progress, path: Path)
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("first_byte", [0, 4096], ids=["header", "pages"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda data: b"\xa5" * len(data), id="header"),
+        pytest.param(lambda data: data[:4096] + b"\xa5" * (len(data) - 4096), id="pages"),
+        pytest.param(lambda data: data.replace(b"TABLE link (", b"TABLE link \xf5"), id="schema that is no text"),
+    ],
+)
 def test_a_damaged_account_settles_nothing_and_its_owner_makes_a_new_one(
-    progress: Progress, path: Path, first_byte: int
+    progress: Progress, path: Path, harm: Callable[[bytes], bytes]
 ) -> None:
     progress.settle(EPOCH, Lane.RESULT, 1, 9)
     progress.close()
-    with path.open("r+b") as file:
-        file.seek(first_byte)
-        file.write(b"\xa5" * (path.stat().st_size - first_byte))
+    whole = path.read_bytes()
+    assert harm(whole) != whole
+    path.write_bytes(harm(whole))
     reader = SettledReader(path)
     assert (reader.highest(EPOCH), reader.link()) == (0, None)
     again = Progress(path)
@@ -128,23 +135,6 @@ def test_a_number_that_damage_made_unreadable_settles_nothing_and_its_owner_make
     progress.close()
     again = Progress(path)
     assert again.settled(EPOCH, Lane.RESULT) == RangeSet()
-    again.settle(EPOCH, Lane.RESULT, 1, 3)
-    assert reader.highest(EPOCH) == 3
-    assert path.with_name("sync.db.damaged-1").exists()
-    again.close()
-
-
-def test_a_schema_that_became_no_text_settles_nothing_and_its_owner_makes_a_new_one(
-    progress: Progress, path: Path
-) -> None:
-    progress.settle(EPOCH, Lane.RESULT, 1, 9)
-    progress.close()
-    data = path.read_bytes()
-    assert b"CREATE TABLE link (" in data
-    path.write_bytes(data.replace(b"CREATE TABLE link (", b"CREATE TABLE link \xf5"))
-    reader = SettledReader(path)
-    assert (reader.highest(EPOCH), reader.link()) == (0, None)
-    again = Progress(path)
     again.settle(EPOCH, Lane.RESULT, 1, 3)
     assert reader.highest(EPOCH) == 3
     assert path.with_name("sync.db.damaged-1").exists()

@@ -126,8 +126,7 @@ def test_a_receipt_for_what_was_sent_once_makes_the_pause_short_again() -> None:
     line = Line(held=6)
     line.held = {1, 2, 3}
     line.meet().send(0.0)
-    while not line.sender.resend_due(20.0):
-        pass
+    assert line.sender.resend_due(20.0)
     line.send(20.0)
     line.receipt(1, 3, 21.0)
     line.held = {4, 5, 6}

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from unit.fake_clock import FakeClock
 
-from millrace.clock import Instant
 from millrace.service import Actor, Beat, run
 
 STUCK = """
@@ -36,17 +36,6 @@ service.run(
 )
 print("closed", flush=True)
 """
-
-
-@dataclass
-class FakeClock:
-    seconds: float = 100.0
-
-    def now(self) -> Instant:
-        return Instant(1_790_000_000_000_000_000, "f00d", int(self.seconds * 1e9))
-
-    def uptime_s(self) -> float:
-        return self.seconds
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from unit.fake_clock import FakeClock
 
 from edge_gateway.admission import admit
 from edge_gateway.metrics import Metrics
@@ -16,22 +17,10 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.turns import OVER_SHARE, REFUSED_SHOWN, Asked, Heard, Turns
 from edge_gateway.work import NotAnswered
-from millrace.clock import Instant
 from millrace.inbox import Connected, Delivery
 
 KEYED = b'{"specversion": "1.0", "id": "k3v9x0pa-1"}'
 BARE = b'{"t": 1}'
-
-
-@dataclass
-class FakeClock:
-    seconds: float = 100.0
-
-    def now(self) -> Instant:
-        return Instant(1_790_000_000_000_000_000, "f00d", int(self.seconds * 1e9))
-
-    def uptime_s(self) -> float:
-        return self.seconds
 
 
 @dataclass
