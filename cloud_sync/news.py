@@ -48,22 +48,39 @@ def burials(untold: Untold, own_origin: str, known: Mapping[str, Mapping[str, in
 
     It takes no word of another gateway from us, such as one that this gateway was named before. A damaged row is named
     only where its bytes and its columns give the same key, of an epoch that is `known` (origin -> epoch -> seq) to be
-    that origin's; of any other its position here is all that is known, and the cloud goes on to miss its key.
+    that origin's. Where its bytes give none its columns are believed if they fit one origin; what is held in the cloud
+    beats such a word. Of any other its position here is all that is known, and the cloud goes on to miss its key.
     """
     told = []
     for _, position, body, reason, row_epoch, row_seq in untold:
         try:
-            value = jsontext.parse(body)
-            source, event_id = (str(value["source"]), str(value["id"])) if isinstance(value, dict) else ("", "")
-            epoch, seq = events.parse_id(event_id)
-            origin = topics.origin_of(source)
+            origin, epoch, seq = _key_in(body) or _owner(row_epoch, row_seq, known)
             if origin.startswith("gateway/") and origin != own_origin:
                 raise ValueError(f"{origin} is not {own_origin}")
             if reason == DAMAGED and (
                 (epoch, seq) != (row_epoch, row_seq) or seq > known.get(origin, {}).get(epoch, 0)
             ):
-                raise ValueError(f"the damaged row's key {origin} {event_id} cannot be believed")
+                raise ValueError(f"the damaged row's key {origin} {epoch}-{seq} cannot be believed")
             told.append({"origin": origin, "epoch": epoch, "seq": seq, "reason": reason})
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             log.warning("burial_untold position=%d error=%s", position, error)
     return told
+
+
+def _key_in(body: bytes) -> tuple[str, str, int] | None:
+    """Return the (origin, epoch, seq) that a row's bytes give; None if they give none."""
+    try:
+        value = jsontext.parse(body)
+        source, event_id = (str(value["source"]), str(value["id"])) if isinstance(value, dict) else ("", "")
+        return topics.origin_of(source), *events.parse_id(event_id)
+    except (ValueError, KeyError):
+        return None
+
+
+def _owner(epoch: str, seq: int, known: Mapping[str, Mapping[str, int]]) -> tuple[str, str, int]:
+    """Return (origin, epoch, seq) for the only origin that is known to have minted it; ValueError if there is none."""
+    if isinstance(seq, int):  # an older program kept of a damaged row whatever stood there
+        origins = [origin for origin, epochs in known.items() if 1 <= seq <= epochs.get(epoch, 0)]
+        if len(origins) == 1:
+            return origins[0], epoch, seq
+    raise ValueError(f"its bytes give no key, and its columns {epoch}-{seq} fit no origin or several")

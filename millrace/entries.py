@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 from typing import Any
@@ -42,7 +42,7 @@ class Draft:
 class Entry:
     """One row. `intact` is False where its checksum does not fit: it must not be sent, only declared lost.
 
-    Of a damaged row nothing but its position can be believed.
+    Of a damaged row nothing but its position can be believed; what cannot be a key is "" and 0.
     """
 
     position: int
@@ -62,9 +62,10 @@ def entry_of(
     """Return the row of table `entry` as an Entry, `intact` or not."""
     try:
         intact = checksum == _checksum(lane, epoch, seq, body, blob)
-        return Entry(position, Lane(lane), epoch, seq, body, blob, int(size), int(born_s), intact)
+        entry = Entry(position, Lane(lane), epoch, seq, body, blob, int(size), int(born_s), intact)
     except (TypeError, ValueError):  # the damage changed what kind of thing stands there
-        return Entry(position, Lane.BULK, "", 0, b"", None, 0, 0, intact=False)
+        entry = Entry(position, Lane.BULK, epoch, seq, b"", None, 0, 0, intact=False)
+    return entry if isinstance(epoch, str) and isinstance(seq, int) else replace(entry, epoch="", seq=0)
 
 
 def ascend(positions: Sequence[int], after: int) -> bool:

@@ -627,6 +627,25 @@ def test_a_row_that_this_disk_damaged_is_buried_and_the_rest_goes_on(line: Line)
     assert line.all_there(buried=1)
 
 
+@pytest.mark.parametrize("body", [b"\xff\xfe no text", "text where bytes stood", 7])
+def test_a_damaged_row_whose_body_says_nothing_is_told_under_its_key(line: Line, body: object) -> None:
+    line.add(3)
+    with line.outbox.transaction():
+        line.outbox.connection.execute("UPDATE entry SET body = ?, checksum = 1 WHERE seq = 2", (body,))
+    line.finish()
+    assert line.all_there(buried=1)
+    assert [(told["origin"], told["seq"]) for told in line.uplink.told] == [(f"device/{line.device}", 2)]
+
+
+def test_what_the_cloud_holds_is_not_hidden_by_a_damaged_row_that_takes_its_key(line: Line) -> None:
+    line.add(3)
+    with line.outbox.transaction():
+        line.outbox.connection.execute("UPDATE entry SET body = x'ff', seq = 3, checksum = 1 WHERE seq = 2")
+    line.finish()
+    assert [told["seq"] for told in line.uplink.told] == [3]
+    assert line.audit() == {"held": 2, "declared": {}, "missing": [[2, 2]], "unproven": []}
+
+
 @pytest.mark.parametrize("act", ["422 of rows", "rejects all"])
 def test_a_cloud_that_refuses_everything_has_a_few_rows_buried_and_the_rest_waits_until_it_is_well(
     line: Line, caplog: pytest.LogCaptureFixture, act: str

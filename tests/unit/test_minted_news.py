@@ -34,7 +34,7 @@ def test_what_was_not_committed_stays_news() -> None:
         ("/millrace/device/cam-1/belt", "00000001-7", True),
         ("/millrace/device/cam-1/belt", "00000001-6", False),  # the columns say 7
         ("/millrace/device/cam-3/belt", "00000001-7", False),  # the epoch is cam-1's
-        ("/millrace/device/cam-1/belt", "0000000!-7", False),
+        ("/millrace/device/cam-1/belt", "0000000!-7", True),  # no key, so the columns are all that says one
     ],
 )
 def test_a_damaged_row_is_named_to_the_cloud_only_where_its_key_is_known_twice(
@@ -44,3 +44,30 @@ def test_a_damaged_row_is_named_to_the_cloud_only_where_its_key_is_known_twice(
     told = burials([("gateway1", 40, body, DAMAGED, "00000001", 7)], "gateway/g1", {"device/cam-1": {"00000001": 9}})
     named = {"origin": "device/cam-1", "epoch": "00000001", "seq": 7, "reason": DAMAGED}
     assert told == ([named] if is_told else [])
+
+
+@pytest.mark.parametrize("body", [b'{"source": "\xff', b"", b"[]", b"{}"])
+@pytest.mark.parametrize(
+    ("epoch", "seq", "origin"),
+    [
+        ("00000001", 7, "device/cam-1"),
+        ("gateway1", 2, "gateway/g1"),
+        ("00000001", 10, None),  # cam-1 has not come so far
+        ("00000001", 0, None),
+        ("00000002", 3, None),  # two devices have this one
+        ("00000003", 3, None),
+        ("former00", 1, None),  # the cloud takes no word of another gateway
+        ("", "", None),
+    ],
+)
+def test_a_damaged_row_whose_bytes_give_no_key_goes_by_its_columns(
+    body: bytes, epoch: str, seq: int, origin: str | None
+) -> None:
+    known = {
+        "device/cam-1": {"00000001": 9, "00000002": 9},
+        "device/cam-2": {"00000002": 4},
+        "gateway/g1": {"gateway1": 40},
+        "gateway/g0": {"former00": 40},
+    }
+    told = burials([("gateway1", 40, body, DAMAGED, epoch, seq)], "gateway/g1", known)
+    assert [(row["origin"], row["epoch"], row["seq"]) for row in told] == ([(origin, epoch, seq)] if origin else [])
