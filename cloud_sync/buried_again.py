@@ -74,6 +74,7 @@ class BuriedAgain:
             self._state.refused(len(parcel.sent))
             return
         if missing := picture_missing(refused):
+            self._sender.forget_uploads()
             self._state.hold(self._clock.uptime_s(), missing)
             return
         reasons = {entries.index(entry): reason for entry, reason in parcel.lost + refused}

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cloud_sync.orders import BadOrder, Orders
+from cloud_sync.orders import BadOrder, NotRead, Orders
 from millrace import jsontext
 from millrace.blobs import StorageFailed
 
@@ -83,7 +83,7 @@ class Control:
             if not isinstance(order, dict):
                 raise BadOrder("an order is one JSON object")
             return self._orders.obey(order)
-        except (jsontext.BadJson, BadOrder, StorageFailed) as error:
+        except (jsontext.BadJson, BadOrder, NotRead, StorageFailed) as error:
             return {"error": str(error)}
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 
 from cloud_sync.batches import Batch, Batches
 from cloud_sync.buried_again import BuriedAgain
 from cloud_sync.choice import Choice
+from cloud_sync.damage import DamageMet
 from cloud_sync.debt import Debt
 from cloud_sync.lanes import WEIGHTS
 from cloud_sync.link import Link
@@ -22,8 +22,7 @@ from cloud_sync.refusals import BurialCap, LaneState
 from cloud_sync.sender import Sender, picture_missing
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Cloud, LinkDown, Rejected, TooSlow
-from millrace import crashpoints, healing, topics
-from millrace.birth import birth
+from millrace import crashpoints, topics
 from millrace.blobs import StorageFailed
 from millrace.clock import Clock
 from millrace.database import Damaged
@@ -83,7 +82,7 @@ class Drain:
             max_rows=batch.max_rows,
         )
         self._said_waiting = ""
-        self._damaged = ""
+        self._damage = DamageMet(settings.state_dir / "gateway.db")
         self._shown_s = float("-inf")
 
     def _begin_anew(self) -> None:
@@ -130,7 +129,7 @@ class Drain:
                 self._report.came_through()
             self._watch(epochs[-1], now_s)
             pause_s = 0.0 if self._send_one(epochs[-1], now_s) else self._settings.poll_s
-            self._damaged = ""
+            self._damage.none()
             return pause_s
         except LinkDown as error:
             self._choice.look_again()
@@ -138,11 +137,9 @@ class Drain:
         except StorageFailed as error:
             self._debt.disk_failed(error)
         except Damaged as error:
-            path = self._settings.state_dir / "gateway.db"
-            if error.path != path:
-                raise
+            waited_for = self._damage.ask_for_healing(error)
             self._batches.reader.close()
-            self._say_waiting(f"{error}; {self._ask_for_healing(path)}")
+            self._say_waiting(f"{error}; {waited_for}")
             return DAMAGED_PAUSE_S
         return max(0.0, self._link.wait_s(self._clock.uptime_s()), self._debt.wait_s(self._clock.uptime_s()))
 
@@ -158,20 +155,6 @@ class Drain:
         if why != self._said_waiting:
             self._said_waiting = why
             log.info("waiting_for file=%s: %s", self._settings.state_dir / "gateway.db", why)
-
-    def _ask_for_healing(self, path: Path) -> str:
-        """Have the gateway heal its file if damage is met in the same one twice; say what is waited for.
-
-        Once may be a file that was being replaced while it was read.
-        """
-        try:
-            present = birth(path)
-        except OSError:
-            present = ""
-        was, self._damaged = self._damaged, present
-        if not present or was != present:
-            return "it is read once more"
-        return healing.ask_for_healing(path) or "the gateway ends for it, and its next start salvages it"
 
     def _send_one(self, epoch: str, now_s: float) -> bool:
         """Send the next batch; return False if nothing waited. Errors: LinkDown, StorageFailed."""

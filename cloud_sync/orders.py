@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from cloud_sync.damage import DamageMet
 from cloud_sync.lanes import WEIGHTS
 from cloud_sync.progress import DAMAGED, Buried, Progress
 from millrace import jsontext, topics
 from millrace.blobs import BlobStore
 from millrace.clock import Clock
+from millrace.database import Damaged
 from millrace.entries import Lane
 from millrace.outbox_reader import Reader
 
@@ -27,12 +29,17 @@ class BadOrder(ValueError):
     """An order that means nothing here; nothing was done."""
 
 
+class NotRead(Exception):
+    """The gateway's file is damaged, so the order could not be carried out; it says what is waited for. Ask again."""
+
+
 class Orders:
     """Carries orders out, each on stable storage before it is answered. One thread uses it."""
 
     def __init__(self, progress: Progress, state_dir: Path, clock: Clock) -> None:
         self._progress, self._clock = progress, clock
         self._reader = Reader(state_dir / "gateway.db")
+        self._damage = DamageMet(state_dir / "gateway.db")
         self._blobs = BlobStore(state_dir / "frames")
         self._known: dict[str, Callable[[Mapping[str, object]], dict[str, object]]] = {
             "hello": self._state,
@@ -46,11 +53,18 @@ class Orders:
         self._reader.close()
 
     def obey(self, order: Mapping[str, object]) -> dict[str, object]:
-        """Do what `order["do"]` says; return the answer. Errors: BadOrder, StorageFailed."""
+        """Do what `order["do"]` says; return the answer. Errors: BadOrder, StorageFailed, NotRead."""
         do = self._known.get(str(order.get("do")))
         if do is None:
             raise BadOrder(f"no such order: {str(order.get('do'))[:40]!r}; there are {', '.join(self._known)}")
-        return do(order)
+        try:
+            answer = do(order)
+        except Damaged as error:
+            waited_for = self._damage.ask_for_healing(error)
+            self._reader.close()
+            raise NotRead(f"{error}; nothing was done: {waited_for}; ask again") from None
+        self._damage.none()
+        return answer
 
     def _state(self, _order: Mapping[str, object]) -> dict[str, object]:
         return {"paused": sorted(lane.name.lower() for lane in self._progress.paused)}

@@ -25,6 +25,7 @@ from cloud_sync.control import SOCKET, Control
 from cloud_sync.orders import PICTURE_GONE, Orders
 from cloud_sync.progress import DAMAGED
 from millrace.entries import Lane
+from millrace.healing import is_asked_for
 
 __all__ = ["cloud", "uplink"]
 
@@ -278,3 +279,22 @@ def test_an_order_that_makes_no_sense_is_answered_and_changes_nothing(line: Line
     control.interrupt()
     control.run()
     assert not (line.folder / "state" / SOCKET).exists()
+
+
+def test_an_order_that_meets_damage_is_answered_and_has_the_gateway_heal_its_file(line: Line) -> None:
+    line.add_frame()
+    bury(line)
+    line.progress._connection.execute("UPDATE buried SET blob = NULL")  # as an older program buried it
+    line.close()
+    line.outbox.close()
+    file = line.folder / "state" / "gateway.db"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100] + b"\xa5" * (len(whole) - 100))
+    line.open()
+    with taking_orders(line):
+        said = [queue(line, "requeue", "--all").stderr for _ in range(2)]
+        assert ["nothing was done: it is read once more" in words for words in said] == [True, False]
+        assert "nothing was done: the gateway ends for it, and its next start salvages it" in said[1]
+        assert is_asked_for(file)
+        assert queue(line, "pause").returncode == 0
+    assert [row.again for row in line.progress.buried()] == [0]

@@ -801,6 +801,22 @@ def test_a_picture_is_there_before_its_row(line: Line) -> None:
     assert line.cloud.ask("GET", f"/v1/blobs/{digests[0]}").data.startswith(line.device.encode())
 
 
+@pytest.mark.parametrize("is_asked_for_again", [False, True])
+def test_a_picture_that_the_cloud_has_lost_is_uploaded_again(line: Line, is_asked_for_again: bool) -> None:
+    digest = line.add_frame()
+    line.uplink.script += ["pass", "rejects all" if is_asked_for_again else "503"]
+    line.step()
+    (lost,) = (line.cloud.home / "state" / "blobs").rglob(digest[2:])
+    lost.unlink()
+    line.progress.send_again(line.progress.buried())
+    for _ in range(STEPS):
+        if line.settled() and not line.buried():
+            break
+        line.clock.seconds += line.step()
+    assert line.all_there()
+    assert [what for what, _ in line.uplink.asked].count(f"PUT /v1/blobs/{digest}") == 2
+
+
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
 def test_a_picture_that_is_lost_holds_nobody_up(line: Line, harm: str) -> None:
     line.add_frame()
