@@ -22,6 +22,7 @@ DURABLE_PATH = (
     "cloud_sync/buried_again.py",
     "cloud_sync/choice.py",
     "cloud_sync/control.py",
+    "cloud_sync/damage.py",
     "cloud_sync/debt.py",
     "cloud_sync/drain.py",
     "cloud_sync/drain_rate.py",
