@@ -17,6 +17,7 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Spool
 from millrace import __version__, clock, crashpoints, events, jsontext, mending, topics
 from millrace.blobs import StorageFailed
+from millrace.entries import Entry
 from millrace.healing import damaged_files
 from millrace.inbox import Connected, Delivery, Disconnected
 from millrace.mqtt import Connection
@@ -61,6 +62,7 @@ class Keeper:
             Patience(RETRY_STORAGE_S, RETRY_STORAGE_MAX_S) for _ in range(4)
         )
         self._refused = 0
+        self._too_large = ""
         self._said_refused_s = float("-inf")
         self.beat = Beat(time)
 
@@ -215,30 +217,43 @@ class Keeper:
             log.info("resend_begun held=%d", self._spool.held_rows)
             self._said_s = float("-inf")
         while self._sender.budget_bytes() > 0:
-            entries = self._spool.read(self._sender.cursor, SEND_ROWS)
+            entries, buried = self._spool.read(self._sender.cursor, SEND_ROWS), False
             for entry in entries:
                 if self._sender.budget_bytes() <= 0:
                     return
-                parcel = self._spool.parcel(entry)
-                if parcel is None:
-                    self._spool.bury(entry, "the spool's copy is damaged")
-                    continue
-                if len(parcel.payload) > self._settings.max_payload_bytes:
-                    self._spool.bury(entry, f"{len(parcel.payload)} bytes are over max_payload_bytes")
-                    continue
-                rule = topics.TABLE[parcel.kind]
-                is_frame = parcel.kind is topics.Kind.FRAME
-                self._connection.publish(
-                    topics.topic(self._settings.prefix, parcel.kind, self._settings.device, parcel.channel),
-                    parcel.payload,
-                    qos=rule.qos,
-                    user_properties=events.user_properties(parcel.event) if is_frame else (),
-                    content_type=parcel.event.datacontenttype if is_frame else events.JSON_CONTENT_TYPE,
-                )
-                crashpoints.reached("agent.published")
-                self._sender.sent(entry.position, len(parcel.payload), now_s)
-            if len(entries) < SEND_ROWS:
+                why = self._send_entry(entry, now_s)
+                if why is not None:
+                    self._spool.bury(entry, why)
+                    buried = True
+            if len(entries) < SEND_ROWS or buried:  # a burial is a commit: many of them are parted
                 return
+
+    def _send_entry(self, entry: Entry, now_s: float) -> str | None:
+        """Hand an entry to the connection, or say why it can never be sent."""
+        parcel = self._spool.parcel(entry)
+        if parcel is None:
+            return "the spool's copy is damaged"
+        size_bytes = len(parcel.payload)
+        if size_bytes > self._settings.max_payload_bytes:
+            return f"{size_bytes} bytes are over max_payload_bytes"
+        is_frame = parcel.kind is topics.Kind.FRAME
+        topic = topics.topic(self._settings.prefix, parcel.kind, self._settings.device, parcel.channel)
+        properties = events.user_properties(parcel.event) if is_frame else ()
+        content_type = parcel.event.datacontenttype if is_frame else events.JSON_CONTENT_TYPE
+        why = self._connection.too_large(topic, parcel.payload, user_properties=properties, content_type=content_type)
+        if why is not None and parcel.kind is not topics.Kind.DEVICE_LEDGER:  # its record would be no smaller
+            self._too_large = f"declared lost: {why}"
+            return why
+        self._connection.publish(
+            topic,
+            parcel.payload,
+            qos=topics.TABLE[parcel.kind].qos,
+            user_properties=properties,
+            content_type=content_type,
+        )
+        crashpoints.reached("agent.published")
+        self._sender.sent(entry.position, size_bytes, now_s)
+        return None
 
     # --- saying
 
@@ -265,6 +280,7 @@ class Keeper:
                 "held_bytes": self._spool.held_bytes,
                 "refused": self._refused,
                 "shed": self._spool.shed_rows,
+                "too_large": self._too_large,
                 "unencodable": sum(feed.unencodable for feed in self.feeds),
                 "channels": {feed.name: feed.state for feed in self.feeds},
                 "time": clock.rfc3339(now.wall_ns),

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -24,6 +24,7 @@ from paho.mqtt.properties import Properties
 
 from millrace import certificates
 from millrace.inbox import Connected, Delivery, Disconnected, Inbox, Protocol
+from millrace.packet_limit import PacketLimit
 from millrace.settings import BrokerSettings, ConfigError
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ PAUSE_S = 0.02
 READ_BYTES = 65536
 STEADY_S = 5.0  # a connection that stood for less counts as a failed attempt
 BUSY = b'{"state":"busy"}'  # on the status topic, not retained: it keeps the connection while reading is paused
+PACKET_TOO_LARGE = 0x95
+UNSPECIFIED_ERROR = 0x80
 _REFUSED_FOR_GOOD = frozenset({"Not authorized", "Bad user name or password", "Unspecified error"})
 
 
@@ -69,6 +72,7 @@ class _Client(paho.Client):
         self._millrace_may_read = False
         self._millrace_reader: int | None = None
         self._millrace_acks = bytearray()
+        self.limit = PacketLimit()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read once from the socket and handle all of it: what is read ahead never waits for more to come."""
@@ -93,6 +97,16 @@ class _Client(paho.Client):
             return super().ack(mid, qos)
         self._millrace_acks += struct.pack("!BBH", paho.PUBACK, 2, mid)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if packet[2:3] == bytes([PACKET_TOO_LARGE]):
+            # Mosquitto says so; the standard has no such word in a PUBACK, and paho would close the connection.
+            message = self._out_messages.get(int.from_bytes(packet[:2], "big"))
+            if message is not None:
+                self.limit.refused(len(message.payload))
+            self._in_packet["packet"] = packet[:2] + bytes([UNSPECIFIED_ERROR]) + packet[3:]
+        return super()._handle_pubackcomp(cmd)
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self._millrace_ahead:
@@ -138,7 +152,7 @@ class Connection:
         self._stop = threading.Event()
         self._closed = threading.Event()
         self._failure: BaseException | None = None
-        self._client: paho.Client | None = None
+        self._client: _Client | None = None
         self._epoch = 0
         self._connected_epoch = 0
         self._refused_epoch = 0
@@ -227,7 +241,7 @@ class Connection:
                 sock.close()
         self.inbox.put(Disconnected(epoch))
 
-    def _make_client(self, epoch: int, protocol: Protocol) -> paho.Client:
+    def _make_client(self, epoch: int, protocol: Protocol) -> _Client:
         settings = self._settings
         options: dict[str, Any] = {} if protocol == "5" else {"clean_session": not self._persistent}
         client = _Client(
@@ -252,7 +266,7 @@ class Connection:
         if settings.ca_file is not None:
             client.tls_set_context(_tls(settings))
         client.on_socket_open = _no_delay
-        client.on_connect = self._guard(lambda *a: self._on_connect(client, epoch, protocol, a[2], a[3]))
+        client.on_connect = self._guard(lambda *a: self._on_connect(client, epoch, protocol, *a[2:5]))
         client.on_disconnect = self._guard(lambda *a: self._on_disconnect(a[3]))
         client.on_publish = self._guard(lambda *a: self._on_publish(a[3]))
         client.on_subscribe = self._guard(lambda *a: self._on_subscribe(a[3]))
@@ -271,7 +285,9 @@ class Connection:
 
         return guarded
 
-    def _on_connect(self, client: paho.Client, epoch: int, protocol: Protocol, flags: Any, reason: Any) -> None:
+    def _on_connect(
+        self, client: _Client, epoch: int, protocol: Protocol, flags: Any, reason: Any, properties: Any
+    ) -> None:
         if reason.is_failure:
             if str(reason) in _REFUSED_FOR_GOOD:
                 log.error(
@@ -283,6 +299,7 @@ class Connection:
             return
         if self._subscriptions:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
+        client.limit = PacketLimit(getattr(properties, "MaximumPacketSize", None))
         self._client = client
         self._stood_from_s = time.monotonic()
         self._connected_epoch = epoch
@@ -344,19 +361,45 @@ class Connection:
         user_properties: Sequence[tuple[str, str]] = (),
         content_type: str | None = None,
     ) -> bool:
-        """Hand a message to the present connection. False: there is none. True promises nothing: wait for a receipt."""
+        """Hand a message to the present connection. True promises nothing: wait for a receipt.
+
+        False: there is no connection, or the broker says that it takes no packet of this size.
+        """
         client = self._client
         if client is None:
             return False
-        properties = None
-        if self.protocol == "5" and (user_properties or content_type):
-            properties = _properties(PacketTypes.PUBLISH)
-            if user_properties:
-                properties.UserProperty = list(user_properties)
-            if content_type:
-                properties.ContentType = content_type
+        properties = self._publish_properties(user_properties, content_type)
+        if (why := _why_not(client, topic, payload, properties)) is not None:
+            log.error("publish_too_large topic=%s reason=%r", topic, why)
+            return False
         client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         return True
+
+    def too_large(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        user_properties: Sequence[tuple[str, str]] = (),
+        content_type: str | None = None,
+    ) -> str | None:
+        """Say why the broker would not take this message for its size and what to do, as far as it has told us."""
+        client = self._client
+        if client is None:
+            return None
+        return _why_not(client, topic, payload, self._publish_properties(user_properties, content_type))
+
+    def _publish_properties(
+        self, user_properties: Sequence[tuple[str, str]], content_type: str | None
+    ) -> Properties | None:
+        if self.protocol != "5" or not (user_properties or content_type):
+            return None
+        properties = _properties(PacketTypes.PUBLISH)
+        if user_properties:
+            properties.UserProperty = list(user_properties)
+        if content_type:
+            properties.ContentType = content_type
+        return properties
 
     def farewell(self, topic: str, payload: bytes, timeout_s: float = 1.0) -> None:
         """Publish a last retained word and wait for the broker to have it, at most `timeout_s`."""
@@ -391,6 +434,13 @@ def probe(settings: BrokerSettings) -> Protocol:
     if len(answer) < 4 or answer[0] != 0x20:
         raise BrokerUnreachable(f"no MQTT broker there: answered {answer.hex() or 'nothing'}")
     return "3.1.1" if answer[1] == 2 and answer[3] in (1, 132) else "5"
+
+
+def _why_not(client: _Client, topic: str, payload: bytes, properties: Properties | None) -> str | None:
+    if not client.limit.known:
+        return None
+    properties_bytes = len(properties.pack()) if properties is not None else 1  # type: ignore[no-untyped-call]
+    return client.limit.why_not(topic, len(payload), properties_bytes)
 
 
 def _properties(packet_type: int) -> Properties:

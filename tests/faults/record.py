@@ -99,6 +99,7 @@ DURABLE_PATH = (
     "millrace/outbox_file.py",
     "millrace/outbox_reader.py",
     "millrace/outbox_tables.py",
+    "millrace/packet_limit.py",
     "millrace/pictures.py",
     "millrace/quota.py",
     "millrace/ranges.py",

@@ -97,6 +97,12 @@ def test_what_is_wrong_with_link_names_and_shares_is_shown() -> None:
     assert list(lines(seen, 0))
 
 
+def test_an_event_that_the_broker_does_not_take_is_shown_with_what_to_do() -> None:
+    floor = heard(d1={"too_large": "declared lost: 9 bytes are too large; raise its limit"}, d2={"too_large": ""})
+    assert "d1 has made events that the broker does not take; the last one is declared lost: 9 bytes" in shown(floor)
+    assert "d2 has made" not in shown(floor)
+
+
 def test_damaged_files_that_somebody_keeps_are_shown() -> None:
     floor = heard(
         d1={"damaged": {"files": 2, "bytes": 4096}}, d2={"damaged": {"files": 0, "bytes": 0}}, d3={"damaged": 7}

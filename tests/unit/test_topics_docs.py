@@ -66,7 +66,8 @@ MEANING = {
     "stopped says `offline`. `clock` is whether the kernel holds its wall clock for right: `synced`, `unsynced` or "
     "`unknown`. `heard` names boots of gateways, the uptime that each said, and the device's own uptime `at` which it "
     "heard that; with `bootid` and `uptimens` it lets times be mended whatever `time` says. `damaged` is how many "
-    "damaged databases it keeps for a person to look at and delete.",
+    "damaged databases it keeps for a person to look at and delete. `too_large` says what became of the last event "
+    "that the broker did not take for its size, and what to do; empty if there was none since the start.",
     Kind.RESULT: "The edge's answer to one frame, one message for each model. `subject` names the frame: "
     "device, channel and id. `decision` is `edge` (the score reached the threshold), `escalate` (it did not, and the "
     "frame goes up) or `fall_back` (it did not, and the frame stays here). `total_ms` counts from the arrival at the "

@@ -1,0 +1,41 @@
+"""How large a packet the broker of the present connection takes, as far as it has said so; pure."""
+
+from __future__ import annotations
+
+
+class PacketLimit:
+    """What one connection has learned; another one begins with a new one."""
+
+    def __init__(self, packet_bytes: int | None = None) -> None:
+        """`packet_bytes`: the largest whole packet, as MQTT 5 says it when connecting; None if nothing was said."""
+        self._packet_bytes = packet_bytes
+        self._refused_bytes: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the broker has said anything of sizes."""
+        return self._packet_bytes is not None or self._refused_bytes is not None
+
+    def refused(self, payload_bytes: int) -> None:
+        """Note that the broker has answered a payload of this size with `packet too large`."""
+        self._refused_bytes = min(payload_bytes, self._refused_bytes or payload_bytes)
+
+    def why_not(self, topic: str, payload_bytes: int, properties_bytes: int) -> str | None:
+        """Say why a PUBLISH (QoS 1) would not be taken and what to do, or None if nothing speaks against it."""
+        if self._refused_bytes is not None and payload_bytes >= self._refused_bytes:
+            return (
+                f"{payload_bytes} bytes are too large for the broker, which has refused {self._refused_bytes}; "
+                "raise its limit (message_size_limit in mosquitto.conf)"
+            )
+        packet_bytes = _packet_bytes(topic, payload_bytes, properties_bytes)
+        if self._packet_bytes is not None and packet_bytes > self._packet_bytes:
+            return (
+                f"a packet of {packet_bytes} bytes is too large for the broker, which takes {self._packet_bytes}; "
+                "raise its limit (max_packet_size in mosquitto.conf)"
+            )
+        return None
+
+
+def _packet_bytes(topic: str, payload_bytes: int, properties_bytes: int) -> int:
+    rest = 2 + len(topic.encode()) + 2 + properties_bytes + payload_bytes
+    return 1 + max(1, (rest.bit_length() + 6) // 7) + rest

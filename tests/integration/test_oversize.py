@@ -1,0 +1,180 @@
+"""A message that the broker is too small for holds nobody up; against a Mosquitto with its limits, as others run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import paho.mqtt.client as paho
+import pytest
+from integration.brokers import HOST, WAIT_S, Address, Client, free_port, skip_without_mosquitto, wait_until
+
+from broker_config import accounts
+from broker_config.address import accepts
+from device_agent.app import assemble
+from device_agent.keeper import Keeper
+from device_agent.packing import Admission
+from device_agent.settings import AgentSettings
+from edge_gateway.admission import Arrived, admit
+from millrace import clock, events
+from millrace.inbox import Connected, Delivery, Inbox
+from millrace.mqtt import Connection
+from millrace.ranges import RangeSet
+from millrace.settings import BrokerSettings
+
+pytestmark = pytest.mark.mosquitto
+
+LIMIT_BYTES, SMALL_BYTES, LARGE_BYTES = 20_000, 2_000, 30_000
+NOW = clock.Instant(1_790_000_000_000_000_000, "f00d", 5)
+
+
+@contextmanager
+def small_mosquitto(home: Path, option: str) -> Iterator[Address]:
+    """A Mosquitto that takes nothing above LIMIT_BYTES, said with one of its two options."""
+    skip_without_mosquitto()
+    address = Address(HOST, free_port())
+    lines = [f"listener {address.port} {HOST}", "allow_anonymous true", "user root", f"{option} {LIMIT_BYTES}"]
+    (home / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+    with (home / "mosquitto.log").open("wb") as log:
+        process = subprocess.Popen([accounts.program("mosquitto"), "-c", home / "mosquitto.conf"], stderr=log)
+    try:
+        wait_until(lambda: process.poll() is not None or accepts(HOST, address.port), "it listens")
+        assert process.poll() is None, (home / "mosquitto.log").read_text()
+        yield address
+    finally:
+        process.terminate()
+        process.wait(WAIT_S)
+
+
+class Receiver(Client):
+    """A gateway as far as a device needs one: it takes events and says what it has."""
+
+    taken: dict[int, events.Event]
+    """What came, by seq, all of one epoch."""
+    statuses: list[dict[str, Any]]
+
+    def __enter__(self) -> Receiver:
+        super().__enter__()
+        self.taken, self.statuses = {}, []
+        self.paho.on_message = self._on_message
+        self.subscribe("millrace/device/#")
+        self.publish(
+            "millrace/gateway/g1/status", json.dumps({"state": "online", "session": "s1"}).encode(), retain=True
+        )
+        return self
+
+    def _on_message(self, _client: Any, _userdata: Any, message: paho.MQTTMessage) -> None:
+        if message.topic.endswith("/receipt"):
+            return
+        if message.topic.endswith("/status"):
+            said = json.loads(message.payload)
+            self.statuses.append(said)
+            if said["state"] == "online":
+                self._receipt(said["epoch"])
+            return
+        found = admit("millrace", message.topic, bytes(message.payload), (), NOW, redelivered=False)
+        assert isinstance(found, list)
+        arrived = found[0]
+        assert isinstance(arrived, Arrived)
+        assert arrived.event is not None
+        self.taken[arrived.event.key.seq] = arrived.event
+        self._receipt(arrived.event.key.epoch)
+
+    def _receipt(self, epoch: str) -> None:
+        ranges = [list(pair) for pair in RangeSet((seq, seq) for seq in self.taken)]
+        value = {"gateway": "g1", "epoch": epoch, "ranges": ranges, "window_bytes": 1 << 20}
+        self.paho.publish("millrace/device/cam-1/receipt", json.dumps(value).encode(), 1)
+
+
+def frame(size_bytes: int) -> Admission:
+    noise = np.random.default_rng(size_bytes).integers(0, 255, (1, size_bytes), np.uint8)
+    picture = bytes(cv2.imencode(".png", noise)[1].tobytes())
+    return Admission("top", events.FRAME, NOW, picture=picture, content_type="image/png")
+
+
+def reading(number: int) -> Admission:
+    return Admission("top", events.READING, NOW, {"number": number})
+
+
+@contextmanager
+def agent(home: Path, broker: Address, protocol: str, held: list[Admission], **publish: float) -> Iterator[Keeper]:
+    """An agent's own parts, run as it runs them, with no camera: it holds these from the start."""
+    settings = AgentSettings.model_validate(
+        {
+            "device": "cam-1",
+            "state_dir": home / "agent",
+            "broker": {"port": broker.port, "protocol": protocol, "reconnect_max_s": 0.2},
+            "publish": {"resend_after_s": 0.3, "resend_max_s": 1.0} | publish,
+            "spool": {"durability": {"frame": "power"}, "ballast_bytes": 0},
+            "channels": {"top": {"source": {"kind": "conveyor"}}},
+        }
+    )
+    spool, actors = assemble(settings, clock.SystemClock())
+    spool.admit(held)
+    mqtt, keeper = actors[:2]
+    threads = [threading.Thread(target=actor.run) for actor in (mqtt, keeper)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield keeper.run.__self__  # type: ignore[attr-defined]
+    finally:
+        for actor, thread in ((keeper, threads[1]), (mqtt, threads[0])):
+            actor.interrupt()
+            thread.join(WAIT_S)
+        spool.close()
+
+
+def holding(*large: int) -> list[Admission]:
+    """Ten events, those with these seqs too large for the broker, and every second one of the others a frame."""
+    return [
+        frame(LARGE_BYTES) if seq in large else frame(SMALL_BYTES) if seq % 2 else reading(seq) for seq in range(1, 11)
+    ]
+
+
+@pytest.mark.parametrize("option", ["max_packet_size", "message_size_limit"])
+def test_what_a_broker_says_is_too_large_is_declared_with_the_reason_and_the_rest_arrives(
+    tmp_path: Path, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        small_mosquitto(tmp_path, option) as broker,
+        Receiver(broker, "g1") as gateway,
+        agent(tmp_path, broker, "5", holding(1, 4, 5)) as keeper,
+    ):
+        wait_until(lambda: set(range(1, 14)) - {1, 4, 5} <= set(gateway.taken), "all that fits is there")
+        wait_until(lambda: keeper._spool.held_rows == 0, "nothing waits")
+        keeper.interrupt()
+        wait_until(lambda: gateway.statuses[-1]["state"] == "offline", "the agent has said its last word")
+    records = [event.data for event in gateway.taken.values() if event.type == events.LEDGER]
+    assert sorted((record["from"], record["to"]) for record in records) == [(1, 1), (4, 4), (5, 5)]
+    for record in records:
+        assert record["disposition"] == "lost"
+        assert "too large for the broker" in record["reason"]
+        assert option in record["reason"]
+    assert "broker_disconnected" not in caplog.text
+    assert option in gateway.statuses[-1]["too_large"]
+
+
+def test_what_just_fits_into_the_brokers_limit_is_sent_and_a_byte_more_is_not(tmp_path: Path) -> None:
+    with small_mosquitto(tmp_path, "max_packet_size") as broker:
+        inbox = Inbox()
+        settings = BrokerSettings(port=broker.port, protocol="5")
+        held = Connection(settings, "d1", None, ["d1/#"], persistent=False, max_payload_bytes=1 << 20, inbox=inbox)
+        thread = threading.Thread(target=held.run)
+        thread.start()
+        wait_until(lambda: held.connected, "it is connected")
+        how: dict[str, Any] = {"user_properties": [("a", "b")], "content_type": "image/png"}
+        most = max(size for size in range(LIMIT_BYTES) if held.too_large("d1/x", bytes(size), **how) is None)
+        assert not held.publish("d1/x", bytes(most + 1), **how)
+        assert held.publish("d1/x", bytes(most), **how)
+        arrivals = (inbox.get(WAIT_S) for _ in range(2))
+        assert [type(arrival) for arrival in arrivals] == [Connected, Delivery]
+        assert held.connected
+        held.interrupt()
+        thread.join(WAIT_S)
