@@ -19,6 +19,7 @@ from millrace.database import Viewer
 from millrace.entries import Entry, Lane
 from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
+from millrace.row_sums import is_believed
 
 AT_ONCE_ROWS = 1000
 SCAN_POSITIONS = 20_000
@@ -83,14 +84,17 @@ def read_gateway(state_dir: Path, gateway: str, books: Books) -> None:
                 book.minted = max(book.minted, seq)
                 if name == origin and seq:
                     book.accepted.add(1, seq)
-        for device, epoch, watermark, ahead in database.all("SELECT device, epoch, watermark, ahead FROM stream"):
+        for row in database.all("SELECT * FROM stream"):
+            if not is_believed(row, 5):  # the gateway's next start begins it anew
+                continue
+            _, device, epoch, watermark, ahead, *_ = row
             taken = books.setdefault((f"device/{device}", epoch), Book()).accepted
             taken.update([(1, watermark)] if watermark else [])
             taken.update((first, last) for first, last in json.loads(ahead))
         for lane in Lane:
             if lane is not Lane.LOCAL:
-                for row in waiting.entries(lane):
-                    for about, epoch, first, last in spoken_for(row):
+                for entry in waiting.entries(lane):
+                    for about, epoch, first, last in spoken_for(entry):
                         books.setdefault((about, epoch), Book()).waiting.add(first, last)
         _note_reasons(database, waiting, books)
     finally:

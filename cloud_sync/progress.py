@@ -15,7 +15,8 @@ from millrace.database import Damaged, Database
 from millrace.entries import Entry, Lane
 from millrace.healing import heal
 from millrace.ranges import RangeSet
-from millrace.settled import SCHEMA, life_file
+from millrace.row_sums import is_believed, summed
+from millrace.settled import SCHEMA, SETTLED_WIDTH, life_file
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ CREATE TABLE buried (
 ) WITHOUT ROWID;
 """,
     """
+ALTER TABLE settled ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE settled SET checksum = row_sum(
+    CAST(epoch AS BLOB), CAST(lane AS INTEGER), CAST(first AS INTEGER), CAST(last AS INTEGER)
+);
 ALTER TABLE buried ADD COLUMN blob TEXT;
 ALTER TABLE buried ADD COLUMN buried_wall_ns INTEGER;
 ALTER TABLE buried ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
@@ -108,7 +113,10 @@ class Progress:
         settled = self._connection.execute("SELECT * FROM settled").fetchall()
         paused = self._connection.execute("SELECT lane FROM paused").fetchall()
         try:
-            for epoch, lane, first, last in settled:
+            for row in settled:
+                if not is_believed(row, SETTLED_WIDTH):
+                    self._database.spoilt(f"what was settled is not as it was written: {row}")
+                epoch, lane, first, last, _ = row
                 self.settled(epoch, Lane(lane)).add(first, last)
             self.paused = frozenset(Lane(lane) for (lane,) in paused)
         except (ValueError, TypeError) as error:
@@ -142,7 +150,7 @@ class Progress:
         with self._transaction():
             self._connection.execute("DELETE FROM settled WHERE epoch = ? AND lane = ?", (epoch, int(lane)))
             self._connection.executemany(
-                "INSERT INTO settled VALUES (?, ?, ?, ?)", [(epoch, int(lane), low, high) for low, high in after]
+                "INSERT INTO settled VALUES (?, ?, ?, ?, ?)", [summed(epoch, int(lane), *pair) for pair in after]
             )
             self._connection.executemany(
                 "INSERT OR REPLACE INTO buried (epoch, position, lane, seq_epoch, seq, reason, body, told, blob,"

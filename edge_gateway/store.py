@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from edge_gateway.streams import Stream
-from edge_gateway.tables import STEPS, TABLES, UNREADABLE, ranges_of
+from edge_gateway.tables import STEPS, STREAM_WIDTH, TABLES, UNREADABLE, ranges_of
 from millrace import crashpoints, healing, ties
 from millrace.blobs import BlobStore
 from millrace.database import Damaged
@@ -22,6 +22,7 @@ from millrace.outbox import Outbox
 from millrace.outbox_tables import Extension
 from millrace.ranges import RangeSet
 from millrace.room import Room
+from millrace.row_sums import is_believed, row_sum, summed
 from millrace.settled import SettledReader
 
 log = logging.getLogger(__name__)
@@ -134,10 +135,9 @@ class Store:
         known = self._streams.get((device, epoch))
         if known is not None:
             return known
-        cursor = self._connection.execute(
-            "INSERT INTO stream (device, epoch, watermark, ahead) VALUES (?, ?, 0, '[]')", (device, epoch)
-        )
-        stream = Stream(int(cursor.lastrowid or 0), device, epoch)
+        ((no,),) = self._connection.execute("SELECT coalesce(max(no), 0) + 1 FROM stream").fetchall()
+        self._connection.execute("INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?)", summed(no, device, epoch, 0, "[]"))
+        stream = Stream(no, device, epoch)
         self._keep(stream)
         return stream
 
@@ -147,9 +147,11 @@ class Store:
 
     def save_stream(self, stream: Stream) -> None:
         """Write how far a stream is accounted for."""
+        ahead = json.dumps(stream.ahead.ranges())
+        checksum = row_sum(stream.no, stream.device, stream.epoch, stream.watermark, ahead)
         self._connection.execute(
-            "UPDATE stream SET watermark = ?, ahead = ? WHERE no = ?",
-            (stream.watermark, json.dumps(stream.ahead.ranges()), stream.no),
+            "UPDATE stream SET watermark = ?, ahead = ?, checksum = ? WHERE no = ?",
+            (stream.watermark, ahead, checksum, stream.no),
         )
         declared = json.dumps(stream.declared.ranges()) if stream.declared else None
         if declared != self._declared.get(stream.no):
@@ -169,7 +171,10 @@ class Store:
         self._streams.clear()
         self._of_device.clear()
         self._declared = dict(self._connection.execute("SELECT stream, ranges FROM declared"))
-        for no, device, epoch, watermark, ahead in self._connection.execute("SELECT * FROM stream").fetchall():
+        for row in self._connection.execute("SELECT * FROM stream").fetchall():
+            if not is_believed(row, STREAM_WIDTH):
+                self.outbox.spoilt(f"what was accepted of a device's epoch is not as it was written: {row}")
+            no, device, epoch, watermark, ahead, _ = row
             try:
                 declared = ranges_of(self._declared.get(no, "[]"))
                 self._keep(Stream(no, device, epoch, int(watermark), ranges_of(ahead), declared))

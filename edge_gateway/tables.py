@@ -26,9 +26,15 @@ CREATE TABLE quarantine (
     ties.SCHEMA
     + """
 CREATE TABLE declared (stream INTEGER, ranges TEXT NOT NULL, PRIMARY KEY (stream)) WITHOUT ROWID;
+ALTER TABLE stream ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE stream SET checksum = row_sum(
+    no, CAST(device AS BLOB), CAST(epoch AS BLOB), CAST(watermark AS INTEGER), CAST(ahead AS BLOB)
+);
 """,
 )
 
+STREAM_WIDTH = 5
+"""How many columns a row of `stream` has before its checksum."""
 UNREADABLE = (ValueError, TypeError, OverflowError)
 """What damaged text or a damaged number raises when it is read."""
 
@@ -70,7 +76,7 @@ def _is_tie(row: tuple[Any, ...]) -> bool:
 
 TABLES = (
     Table("tie", _is_tie, key=("origin", "bootid", "peer", "peer_bootid", "span")),
-    Table("stream", _is_stream, number="no"),
+    Table("stream", _is_stream, number="no", width=STREAM_WIDTH),
     Table("declared", _is_declared, key=("stream",)),
     Table("answer", _is_answer, key=("stream", "seq")),
     Table("quarantine", _is_quarantined, number="no"),

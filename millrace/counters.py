@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 import string
 
-from millrace.database import Database, storage_errors
+from millrace.database import Connection, Database, storage_errors
 from millrace.entries import entry_of
 from millrace.reservation import Reservation, Seen
+from millrace.row_sums import is_believed, summed
 
 AGE_MAX_S = 1e10
 """No file has been in use for 300 years."""
 State = tuple[str, int, int, int, int]
+EPOCH_WIDTH, COUNTER_WIDTH = 4, 5
+"""How many columns a row of `own_epoch` and of `counter` has before its checksum."""
+_SELECT_EPOCHS = "SELECT * FROM own_epoch ORDER BY number"
 
 
 class Counters:
@@ -37,11 +41,15 @@ class Counters:
         self._load_epoch()
 
     def _load(self) -> None:
-        rows = self._connection.execute("SELECT next_position, held_rows, held_bytes, age_s FROM counter").fetchall()
+        rows = self._connection.execute("SELECT * FROM counter").fetchall()
         last_position = self._connection.execute("SELECT max(position) FROM entry").fetchone()[0] or 0
         try:
-            ((self.next_position, self.held_rows, self.held_bytes, age_s),) = rows
-            is_sane = self.next_position > last_position and min(self.held_rows, self.held_bytes) >= 0
+            ((_, self.next_position, self.held_rows, self.held_bytes, age_s, _),) = rows
+            is_sane = (
+                is_believed(rows[0], COUNTER_WIDTH)
+                and self.next_position > last_position
+                and min(self.held_rows, self.held_bytes) >= 0
+            )
             is_sane = is_sane and 0 <= age_s < AGE_MAX_S
         except (ValueError, TypeError):
             is_sane = False
@@ -50,10 +58,12 @@ class Counters:
         self._age_s = float(age_s)
 
     def _load_epoch(self) -> None:
-        row = self._connection.execute("SELECT epoch, next_seq FROM own_epoch ORDER BY number DESC LIMIT 1").fetchone()
+        epochs = self._epochs()
+        row = epochs[-1] if epochs else None
         last = self._connection.execute("SELECT * FROM entry ORDER BY position DESC LIMIT 1").fetchone()
         self.is_new = row is None
-        self.epoch, self.next_seq = ("", 1) if row is None else row
+        self.epoch, _, self.next_seq, _ = ("", 0, 1, "") if row is None else row
+        self._noted = {epoch: (number, reason) for epoch, number, _, reason in epochs}
         is_sane = row is not None or last is None
         is_sane = is_sane and isinstance(self.next_seq, int) and self.next_seq >= 1
         if is_sane and last is not None:
@@ -61,6 +71,13 @@ class Counters:
             is_sane = not entry.intact or entry.epoch != self.epoch or entry.seq < self.next_seq
         if not is_sane:
             self._database.spoilt(f"its last epoch makes no sense: {row}")
+
+    def _epochs(self) -> list[tuple[str, int, int, str]]:
+        rows = self._connection.execute(_SELECT_EPOCHS).fetchall()
+        for row in rows:
+            if not is_believed(row, EPOCH_WIDTH):
+                self._database.spoilt(f"its epochs make no sense: {row}")
+        return [row[:EPOCH_WIDTH] for row in rows]
 
     # --- with a transaction
 
@@ -80,11 +97,13 @@ class Counters:
     def save(self) -> None:
         """Write them inside the present transaction, what was minted being reserved before. Errors: OSError."""
         self._reservation.cover(self.epoch, self.next_seq - 1)
-        self._connection.execute("UPDATE own_epoch SET next_seq = ? WHERE epoch = ?", (self.next_seq, self.epoch))
-        self._connection.execute(
-            "UPDATE counter SET next_position = ?, held_rows = ?, held_bytes = ?, age_s = ?",
-            (self.next_position, self.held_rows, self.held_bytes, self._age_s),
-        )
+        if self.epoch:
+            self._write_epoch(self.epoch, self.next_seq)
+        write_counter(self._connection, self.next_position, self.held_rows, self.held_bytes, self._age_s)
+
+    def _write_epoch(self, epoch: str, next_seq: int) -> None:
+        number, reason = self._noted[epoch]
+        write_epoch(self._connection, epoch, number, next_seq, reason)
 
     # --- epochs and seqs
 
@@ -95,32 +114,33 @@ class Counters:
         return seq
 
     def minted(self) -> dict[str, int]:
-        """Return, for each of our own epochs, the highest seq given out (0 for none yet). Errors: StorageFailed."""
+        """Return, for each of our own epochs, the highest seq given out (0 for none yet).
+
+        Errors: StorageFailed, Damaged.
+        """
         with storage_errors(self._database.path):
-            return dict(self._connection.execute("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number"))
+            return {epoch: next_seq - 1 for epoch, _, next_seq, _ in self._epochs()}
 
     def begin_epoch(self, reason: str) -> str:
         """Begin a new epoch inside the present transaction; return its name."""
         self.save()
         self.epoch, self.next_seq = random_epoch(), 1
-        self._connection.execute(
-            "INSERT INTO own_epoch SELECT ?, coalesce(max(number), 0) + 1, 1, ? FROM own_epoch", (self.epoch, reason)
-        )
+        self._noted[self.epoch] = max((number for number, _ in self._noted.values()), default=0) + 1, reason
+        self._write_epoch(self.epoch, self.next_seq)
         return self.epoch
 
     def share(self, other: Counters, reason: str) -> None:
         """Go on, inside the present transaction of a new file, in another's epoch from where that one stands."""
         self.epoch, self.next_seq, self.next_position = other.epoch, other.next_seq, other.next_position
-        self._connection.execute("INSERT INTO own_epoch VALUES (?, 1, ?, ?)", (self.epoch, self.next_seq, reason))
+        self._noted[self.epoch] = 1, reason
+        self._write_epoch(self.epoch, self.next_seq)
 
     def witness(self, epoch: str, next_seq: int, next_position: int) -> None:
         """Note, inside the present transaction, that another file of this numbering stands so far; never goes back."""
         if epoch == self.epoch:
             self.next_seq = max(self.next_seq, next_seq)
-        else:
-            self._connection.execute(
-                "UPDATE own_epoch SET next_seq = max(next_seq, ?) WHERE epoch = ?", (next_seq, epoch)
-            )
+        elif next_seq - 1 > self.minted().get(epoch, next_seq):
+            self._write_epoch(epoch, next_seq)
         self.next_position = max(self.next_position, next_position)
 
     # --- age
@@ -131,6 +151,18 @@ class Counters:
             self._age_origin_s = uptime_s - self._age_s
         self._age_s = uptime_s - self._age_origin_s
         return self._age_s
+
+
+def write_epoch(connection: Connection, epoch: str, number: int, next_seq: int, reason: str) -> None:
+    """Write how far an epoch has come, inside the present transaction."""
+    row = summed(epoch, number, next_seq, reason)
+    connection.execute("INSERT OR REPLACE INTO own_epoch VALUES (?, ?, ?, ?, ?)", row)
+
+
+def write_counter(connection: Connection, next_position: int, held_rows: int, held_bytes: int, age_s: float) -> None:
+    """Write the counters, inside the present transaction."""
+    row = summed(1, next_position, held_rows, held_bytes, float(age_s))
+    connection.execute("INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def random_epoch() -> str:

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from millrace import crashpoints
 from millrace.birth import birth
 from millrace.blobs import FULL, NoRoom, StorageFailed, make_folder, sync_folder
+from millrace.row_sums import sql_row_sum
 
 __all__ = [
     "CommitFailed",
@@ -93,6 +94,10 @@ class _Watched(sqlite3.Connection):
     def executemany(self, *given: Any) -> sqlite3.Cursor:
         return self.cursor(_WatchedCursor).executemany(*given)
 
+    def executescript(self, *given: Any) -> sqlite3.Cursor:
+        with _marking(self):
+            return super().executescript(*given)
+
 
 class _WatchedCursor(sqlite3.Cursor):
     def execute(self, *given: Any) -> Self:
@@ -127,7 +132,7 @@ class Database:
         *,
         max_bytes: int | None = None,
     ) -> None:
-        """Open or create the file; `steps[n]` is the SQL that takes it from schema n to n + 1.
+        """Open or create the file; `steps[n]` is the SQL that takes it from schema n to n + 1; it may use `row_sum`.
 
         A file of an older schema is taken through the steps that it lacks, a new one through all, in one transaction.
         It grows to `max_bytes` at most: then StorageFailed is of this limit's making, and deleting always works.
@@ -144,6 +149,7 @@ class Database:
             undo.callback(self.connection.close)
             self.connection.path = path
             self.connection.text_factory = _lenient_text
+            self.connection.create_function("row_sum", -1, sql_row_sum, deterministic=True)
             for pragma in _PRAGMAS:
                 self.connection.execute(f"PRAGMA {pragma}")
             if max_bytes is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from millrace import jsontext
 from millrace.counters import Counters
 from millrace.database import Connection
-from millrace.entries import Lane
+from millrace.entries import Lane, ascend
 from millrace.ranges import RangeSet
 from millrace.reservation import Seen
 
@@ -96,10 +96,15 @@ def find_lost(
     }
 
 
-def unproven(connection: Connection, doubt: Doubt, own_lanes: Collection[Lane] | None) -> list[tuple[str, int, int]]:
-    """Return of the own seqs in doubt those of which no row is held: (epoch, first, last), oldest epoch first."""
+def unproven(
+    connection: Connection, doubt: Doubt, own_lanes: Collection[Lane] | None, spoilt: Callable[[str], NoReturn]
+) -> list[tuple[str, int, int]]:
+    """Return of the own seqs in doubt those of which no row is held: (epoch, first, last), oldest epoch first.
+
+    `spoilt` is told of rows out of their order.
+    """
     held = {epoch: RangeSet() for epoch in doubt.ranges}
-    for epoch, first, last in _runs(connection, own_lanes):
+    for epoch, first, last in _runs(connection, own_lanes, spoilt):
         if epoch in held:
             held[epoch].add(first, last)
     return [
@@ -109,10 +114,14 @@ def unproven(connection: Connection, doubt: Doubt, own_lanes: Collection[Lane] |
     ]
 
 
-def _runs(connection: Connection, own_lanes: Collection[Lane] | None) -> Iterator[tuple[str, int, int]]:
+def _runs(
+    connection: Connection, own_lanes: Collection[Lane] | None, spoilt: Callable[[str], NoReturn]
+) -> Iterator[tuple[str, int, int]]:
     """Yield the seqs of rows that are the owner's own, where their epoch is, as runs: (epoch, first, last)."""
     after, run = 0, ("", 0, 0)
     while rows := connection.execute(_SELECT_KEYS, (after, KEYS_AT_ONCE)).fetchall():
+        if not ascend([position for position, *_ in rows], after):
+            spoilt(f"rows above {after} are out of their order")
         after = rows[-1][0]
         for _, lane, epoch, seq in rows:
             is_own = own_lanes is None or lane in own_lanes

@@ -130,8 +130,11 @@ class Outbox:
         return doubts.read(self.connection)
 
     def unproven(self, doubt: Doubt) -> list[tuple[str, int, int]]:
-        """Return of the own seqs in doubt those of which no row is held: (epoch, first, last), oldest epoch first."""
-        return doubts.unproven(self.connection, doubt, self._own_lanes)
+        """Return of the own seqs in doubt those of which no row is held: (epoch, first, last), oldest epoch first.
+
+        Errors: Damaged.
+        """
+        return doubts.unproven(self.connection, doubt, self._own_lanes, self.spoilt)
 
     def resolve(self) -> None:
         """Note, inside the present transaction, that ledger records account for what was in doubt."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from millrace.counters import EPOCH_WIDTH
 from millrace.database import Damaged, Viewer
 from millrace.entries import SELECT_LANE, Entry, Lane, ascend, entry_of
+from millrace.row_sums import is_believed
 
 _NEWEST_LANE = "SELECT position FROM entry WHERE lane = ? ORDER BY position DESC LIMIT ?"
 _SIZES_LANE = (
@@ -47,9 +49,12 @@ class Reader:
         return self.read(lane, int(rows[-1][0]) - 1, max_rows) if rows else []
 
     def epochs(self) -> dict[str, int]:
-        """Return the owner's epochs, oldest first, with the highest seq of each."""
-        rows = self._file.all("SELECT epoch, next_seq - 1 FROM own_epoch ORDER BY number")
-        return {str(epoch): int(seq) for epoch, seq in rows}
+        """Return the owner's epochs, oldest first, with the highest seq of each. Errors: Damaged."""
+        rows = self._file.all("SELECT * FROM own_epoch ORDER BY number")
+        for row in rows:
+            if not is_believed(row, EPOCH_WIDTH):
+                raise Damaged(f"{self._file.path}: its epochs make no sense: {row}", self._file.path)
+        return {str(epoch): int(next_seq) - 1 for epoch, _, next_seq, *_ in rows}
 
     def minted(self) -> dict[str, dict[str, int]]:
         """Return for each origin and epoch how far it has minted, as far as the owner knows."""

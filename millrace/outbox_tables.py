@@ -39,6 +39,16 @@ CREATE TABLE minted (
     origin TEXT, epoch TEXT, seq INTEGER NOT NULL, PRIMARY KEY (origin, epoch)
 ) WITHOUT ROWID;
 """,
+    """
+ALTER TABLE own_epoch ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE own_epoch SET checksum = row_sum(
+    CAST(epoch AS BLOB), CAST(number AS INTEGER), CAST(next_seq AS INTEGER), CAST(reason AS BLOB)
+);
+ALTER TABLE counter ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE counter SET checksum = row_sum(
+    one, CAST(next_position AS INTEGER), CAST(held_rows AS INTEGER), CAST(held_bytes AS INTEGER), CAST(age_s AS REAL)
+);
+""",
 )
 
 

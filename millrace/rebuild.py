@@ -13,9 +13,10 @@ from pathlib import Path
 
 from millrace import doubts, events
 from millrace.blobs import BlobStore
-from millrace.counters import AGE_MAX_S
+from millrace.counters import AGE_MAX_S, COUNTER_WIDTH, EPOCH_WIDTH, write_counter, write_epoch
 from millrace.database import TAILS, Database, Ruin
 from millrace.doubts import Doubt
+from millrace.row_sums import is_believed, summed
 from millrace.salvage import Row, Search, by_name, by_number, knows, lend_first_page
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,22 @@ COMMIT_BYTES = 8 << 20
 class Table:
     """A further table to carry over: `number` is its integer primary key, else `key` names its primary key's columns.
 
-    `fits` judges a row; a row that is carried twice is kept once.
+    `fits` judges a row's values; a row that is carried twice is kept once. `width` is how many columns of it the
+    checksum in the last one covers; 0 where there is none.
     """
 
     name: str
     fits: Callable[[Row], bool]
     number: str = ""
     key: tuple[str, ...] = ()
+    width: int = 0
+
+    def believed(self, row: Row) -> Row | None:
+        """Return a row that was salvaged as it is to be written, or None if it cannot be as it was."""
+        if not self.width:
+            return row if self.fits(row) else None
+        values = row[: self.width]
+        return summed(*values) if is_believed(row, self.width) and self.fits(values) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +164,9 @@ class Rebuild:
             for number, epoch in enumerate([*doubt, self._new_epoch], 1):
                 next_seq = max(own.get(epoch, 0), carried.highest.get(epoch, 0)) + 1
                 reason = "salvaged" if epoch in doubt else f"the file was damaged: {why}"
-                run("INSERT INTO own_epoch VALUES (?, ?, ?, ?)", (epoch, number, next_seq, reason))
+                write_epoch(database.connection, epoch, number, next_seq, reason)
             rows, held_bytes = self._refer(database)
-            run(
-                "UPDATE counter SET next_position = ?, held_rows = ?, held_bytes = ?, age_s = ?",
-                (next_position, rows, held_bytes, carried.age_s),
-            )
+            write_counter(database.connection, next_position, rows, held_bytes, carried.age_s)
             run("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (self._machine_id,))
             doubts.write(database.connection, Doubt(why, True, doubt, own_last))
         return int(rows)
@@ -167,9 +174,9 @@ class Rebuild:
     def _next_position(self, ruin: Ruin, at_least: int) -> int:
         """Return the next position as far as anyone can say; `at_least` is known otherwise."""
         at_least = max(at_least, self._known.seen[2] if self._known.seen else 0)
-        counter = ruin.query("SELECT next_position FROM counter")
-        if counter and isinstance(counter[0][0], int) and 0 < counter[0][0] - at_least < PLAUSIBLE_POSITIONS:
-            return counter[0][0]
+        found = _counter(ruin)
+        if found and isinstance(found[1], int) and 0 < found[1] - at_least < PLAUSIBLE_POSITIONS:
+            return found[1]
         return at_least
 
     def _minted_at_most(self, own: Mapping[str, int], carried: _Carried) -> dict[str, int]:
@@ -211,7 +218,7 @@ def carry(ruin: Ruin, database: Database, table: Table, search: Search) -> None:
     """Write the rows of a table that read and fit. Errors: StorageFailed."""
     slices = by_number(ruin, table.name, table.number, search) if table.number else by_name(ruin, table.name, table.key)
     for rows in slices:
-        sound = [row for row in rows if table.fits(row)]
+        sound = [row for found in rows if (row := table.believed(found)) is not None]
         if sound:
             places = ", ".join("?" * len(sound[0]))
             with database.transaction():
@@ -241,11 +248,16 @@ def _opened(old: Path, database: Database) -> Iterator[Ruin]:
 
 
 def _age_s(ruin: Ruin) -> float:
-    for query in ("SELECT age_s FROM counter", "SELECT max(born_s) FROM entry"):
-        found = ruin.query(query)
-        if found and isinstance(found[0][0], float | int) and 0 <= found[0][0] < AGE_MAX_S:
-            return float(found[0][0])
+    counter, born = _counter(ruin), ruin.query("SELECT max(born_s) FROM entry")
+    for age_s in (counter and counter[4], born and born[0][0]):
+        if isinstance(age_s, float | int) and 0 <= age_s < AGE_MAX_S:
+            return float(age_s)
     return 0.0
+
+
+def _counter(ruin: Ruin) -> Row | None:
+    rows = ruin.query("SELECT * FROM counter")
+    return rows[0] if rows and is_believed(rows[0], COUNTER_WIDTH) else None
 
 
 def _own_epochs(ruin: Ruin, reserved: Mapping[str, int]) -> dict[str, int]:
@@ -254,7 +266,8 @@ def _own_epochs(ruin: Ruin, reserved: Mapping[str, int]) -> dict[str, int]:
         row[0]: row
         for rows in by_name(ruin, "own_epoch", ("epoch",))
         for row in rows
-        if isinstance(row[0], str)
+        if is_believed(row, EPOCH_WIDTH)
+        and isinstance(row[0], str)
         and events.EPOCH.match(row[0])
         and all(isinstance(number, int) and number >= 1 for number in row[1:3])
         and row[2] - 1 <= reserved.get(row[0], events.SEQ_MAX)

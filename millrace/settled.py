@@ -15,6 +15,7 @@ from typing import Any
 from millrace.database import Damaged, Viewer
 from millrace.entries import Lane
 from millrace.ranges import RangeSet
+from millrace.row_sums import is_believed
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ SHOW_LIFE_EVERY_S = 10.0
 _LANES = frozenset(lane.value for lane in Lane)  # a damaged row may say another; its owner's next start heals it
 SILENT_AFTER_S = 180.0  # a batch over a bad link may hold the loop for its whole deadline
 
+SETTLED_WIDTH = 4
+"""How many columns a row of `settled` has before its checksum, which version 0.1.0 did not write."""
 SCHEMA = """
 CREATE TABLE settled (
     epoch TEXT, lane INTEGER, first INTEGER, last INTEGER NOT NULL, PRIMARY KEY (epoch, lane, first)
@@ -52,9 +55,11 @@ class SettledReader:
     def read(self, epoch: str) -> dict[Lane, RangeSet]:
         """Return what is settled in each lane for this epoch of the gateway."""
         settled: dict[Lane, RangeSet] = {}
-        for lane, first, last in self._all("SELECT lane, first, last FROM settled WHERE epoch = ?", (epoch,)):
-            with suppress(ValueError, TypeError):  # a damaged row settles nothing; its owner's next start heals it
-                settled.setdefault(Lane(lane), RangeSet()).add(first, last)
+        for row in self._all("SELECT * FROM settled WHERE epoch = ?", (epoch,)):
+            if is_believed(row, SETTLED_WIDTH):  # a damaged row settles nothing; its owner's next start heals it
+                _, lane, first, last = row[:SETTLED_WIDTH]
+                with suppress(ValueError, TypeError):
+                    settled.setdefault(Lane(lane), RangeSet()).add(first, last)
         return settled
 
     def highest(self, epoch: str) -> int:

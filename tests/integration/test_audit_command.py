@@ -15,6 +15,7 @@ from integration.test_sync import EPOCH, INSTANT, Line, Uplink, cloud, uplink
 
 from millrace import events, topics
 from millrace.blobs import BlobStore
+from millrace.counters import write_epoch
 from millrace.entries import Draft, Lane
 from millrace.outbox import Outbox
 
@@ -45,7 +46,9 @@ def spool_of(line: Line, folder: Path, minted: int, *held: int) -> Path:
         for seq in held:
             event = events.new_event(events.READING, events.Key(source, EPOCH, seq), INSTANT, data={"t": seq})
             spool.append([Draft(Lane.BULK, EPOCH, seq, events.encode_json(event))], 0.0)
-    spool.connection.execute("UPDATE own_epoch SET epoch = ?, next_seq = ?", (EPOCH, minted + 1))
+    with spool.transaction():
+        spool.connection.execute("DELETE FROM own_epoch")
+        write_epoch(spool.connection, EPOCH, 1, minted + 1, "created")
     spool.close()
     return folder
 

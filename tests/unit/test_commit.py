@@ -995,6 +995,44 @@ def test_what_damage_made_unreadable_keeps_no_gateway_from_starting(gateway: Gat
     assert gateway.count("millrace_events_deduplicated_total", device="cam-1") == 3
 
 
+@pytest.mark.parametrize("bit", [0, 1, 2, 5, 20, 40])
+def test_a_watermark_with_a_flipped_bit_is_found_out_by_its_rows(gateway: Gateway, bit: int) -> None:
+    """Raised, it would give receipts for what never came; lowered, it would take again what did."""
+    gateway.take(*(reading(seq) for seq in range(1, 7)))
+    gateway.store.outbox.connection.execute(
+        "UPDATE stream SET watermark = (watermark | ?1) - (watermark & ?1)", (1 << bit,)
+    )
+    gateway.reopen()
+    taken = len(gateway.rows())
+    assert receipt(gateway.take(reading(6), reading(8)))["ranges"] == [[1, 6], [8, 8]]
+    assert [row.seq for row in gateway.rows()[taken:]] == [8]
+    gateway.reopen()
+    assert receipt(gateway.take(reading(7)))["ranges"] == [[1, 8]]
+
+
+@pytest.mark.parametrize(
+    "flipped",
+    [
+        "no = no + 4",
+        "epoch = replace(epoch, 'k', 'c')",
+        "device = replace(device, '1', '3')",
+        "ahead = replace(ahead, '4', '5')",
+    ],
+)
+def test_what_a_flipped_bit_says_of_a_stream_gives_no_receipt(gateway: Gateway, flipped: str) -> None:
+    gateway.take(reading(1), reading(4))
+    stream = gateway.store.streams()[0]
+    with gateway.store.outbox.transaction():
+        stream.declare(2, 2)
+        gateway.store.save_stream(stream)
+    gateway.store.outbox.connection.execute(f"UPDATE stream SET {flipped}")
+    gateway.reopen()
+    done = gateway.take(reading(1), reading(4))
+    assert receipt(done)["ranges"] == [[1, 1], [4, 4]]
+    assert gateway.count("millrace_events_deduplicated_total", device="cam-1") == 2
+    assert len(gateway.store.streams()) == 1
+
+
 def test_rows_that_are_lost_are_declared_for_the_gateway_and_its_devices(gateway: Gateway) -> None:
     gateway.take(frame(1, SURE), reading(2), reading(3))
     old = gateway.store.outbox.epoch

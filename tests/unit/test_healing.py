@@ -322,6 +322,57 @@ def test_counters_that_make_no_sense_are_healed_at_once(path: Path, spoil: str) 
     outbox.close()
 
 
+def flip(path: Path, table: str, column: str, bit: int) -> None:
+    with sqlite3.connect(path) as vandal:
+        vandal.execute(f"UPDATE {table} SET {column} = ({column} | ?1) - ({column} & ?1)", (1 << bit,))
+    vandal.close()
+
+
+@pytest.mark.parametrize("column", ["next_position", "held_rows", "held_bytes"])
+@pytest.mark.parametrize("bit", [0, 3, 20, 40])
+def test_counters_with_a_flipped_bit_are_counted_again(path: Path, column: str, bit: int) -> None:
+    columns = "next_position, held_rows, held_bytes"
+    with sqlite3.connect(path) as vandal:
+        (true,) = vandal.execute(f"SELECT {columns} FROM counter").fetchall()
+    vandal.close()
+    flip(path, "counter", column, bit)
+    outbox = opened(path)
+    assert (outbox.next_position, outbox.held_rows, outbox.held_bytes) == true
+    assert path.with_name("spool.db.damaged-1").exists()
+    outbox.close()
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7, 9, 40])
+def test_an_epoch_with_a_flipped_bit_knows_no_seq_that_was_not_minted(path: Path, bit: int) -> None:
+    """A bit may raise it within what is reserved, or lower it where no row is left to say so."""
+    outbox = opened(path)
+    add(outbox, 300)
+    old, next_seq = outbox.epoch, outbox.next_seq
+    with outbox.transaction():
+        outbox.forget_range(1, outbox.next_position)
+    outbox.close()
+    flip(path, "own_epoch", "next_seq", bit)  # a power cut comes on top:
+    path.with_name("spool.db.seen").unlink(missing_ok=True)
+    outbox = opened(path)
+    doubt = outbox.doubt()
+    assert outbox.epoch != old
+    assert doubt is not None
+    assert doubt.ranges[old][1] >= next_seq - 1
+    outbox.close()
+
+
+def test_an_older_epoch_with_a_flipped_bit_is_not_believed(path: Path) -> None:
+    outbox = opened(path)
+    add(outbox, 300)
+    old, minted = outbox.epoch, outbox.minted()[outbox.epoch]
+    outbox.new_epoch("for a test")
+    outbox.close()
+    flip(path, "own_epoch", "next_seq", 4)
+    outbox = opened(path)
+    assert outbox.minted()[old] == minted
+    outbox.close()
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -15,6 +15,7 @@ from unit.damaged_tables import renumber
 
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.database import SCHEMA_VERSION, Damaged, Locked, NewerSchema
+from millrace.doubts import Doubt
 from millrace.entries import Draft, Entry, Lane
 from millrace.outbox import Outbox
 from millrace.outbox_reader import Reader
@@ -94,6 +95,23 @@ def test_rows_out_of_their_order_are_damage_and_the_next_start_heals_it(
     healed = reopened()
     assert [entry.seq for entry in healed.read(0, 1000)] == list(range(1, 301))
     assert healed.read(0, 1000) == healed.read(0, 1000, Lane.RESULT)
+
+
+def test_rows_out_of_their_order_do_not_keep_a_file_that_was_set_back_from_its_accounts(
+    path: Path, reopened: Callable[[], Outbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = reopened()
+    add(outbox, 300)
+    outbox.close()
+    renumber(path, 300, 130, b"event 300")
+    monkeypatch.setattr("millrace.healing.CHECK_BUDGET_S", 0.0)
+    monkeypatch.setattr("millrace.doubts.KEYS_AT_ONCE", 250)
+    outbox = reopened()
+    with pytest.raises(Damaged, match="out of their order"):
+        outbox.unproven(Doubt("set back", is_salvaged=False, ranges={outbox.epoch: (1, 310)}))
+    healed = reopened()
+    doubt = Doubt("set back", is_salvaged=False, ranges={healed.read(0, 1)[0].epoch: (1, 310)})
+    assert healed.unproven(doubt) == [(*doubt.ranges, 301, 310)]
 
 
 @pytest.mark.parametrize("what", [Reader.read, Reader.sizes])

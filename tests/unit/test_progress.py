@@ -141,6 +141,26 @@ def test_a_number_that_damage_made_unreadable_settles_nothing_and_its_owner_make
     again.close()
 
 
+@pytest.mark.parametrize("column", ["lane", "first", "last"])
+@pytest.mark.parametrize("bit", [0, 1, 9, 30])
+def test_a_number_with_a_flipped_bit_settles_nothing_for_either_reader(
+    progress: Progress, path: Path, column: str, bit: int
+) -> None:
+    progress.settle(EPOCH, Lane.VERDICT, 1000, 2000)
+    progress.settle(EPOCH, Lane.FRAME, 7, 8)
+    flipped = f"UPDATE settled SET {column} = ({column} | ?1) - ({column} & ?1) WHERE first = 1000"
+    progress._connection.execute(flipped, (1 << bit,))
+    reader = SettledReader(path)
+    assert reader.read(EPOCH) == {Lane.FRAME: RangeSet([(7, 8)])}
+    progress.close()
+    again = Progress(path)
+    assert not any(again.settled(EPOCH, lane) for lane in Lane)
+    again.settle(EPOCH, Lane.RESULT, 1, 3)
+    assert reader.read(EPOCH) == {Lane.RESULT: RangeSet([(1, 3)])}
+    reader.close()
+    again.close()
+
+
 def test_a_lane_that_damage_made_up_hides_no_other_from_a_reader(progress: Progress, path: Path) -> None:
     progress.pause([Lane.FRAME], 1)
     for rows in ("paused VALUES (77, 1)", "rate VALUES (77, 1.0), (1, 'x'), (2, 3.5)"):

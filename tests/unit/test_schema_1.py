@@ -16,7 +16,7 @@ from cloud_sync.reference_cloud.ledger import APPLICATION_ID as CLOUD_ID
 from cloud_sync.reference_cloud.ledger import Ledger
 from edge_gateway.store import Store
 from millrace.blobs import BlobStore
-from millrace.database import APPLICATION_ID, SCHEMA_VERSION, NewerSchema
+from millrace.database import APPLICATION_ID, SCHEMA_VERSION, NewerSchema, mark_damaged
 from millrace.entries import Lane
 from millrace.outbox import Outbox
 
@@ -70,6 +70,28 @@ def test_a_gateways_database_of_version_0_1_0_keeps_rows_and_watermarks(tmp_path
     assert stream is not None
     assert (stream.watermark, stream.ahead.ranges()) == (41, [(43, 44)])
     assert ([row.body for row in store.outbox.read(0, 10)], store.outbox.epoch) == ([BODY], EPOCH)
+    store.close()
+
+
+def test_a_damaged_database_of_version_0_1_0_is_salvaged_with_its_watermarks_and_positions(tmp_path: Path) -> None:
+    counter = "UPDATE counter SET next_position = 9;"
+    _old(tmp_path / "gateway.db", schema_1.GATEWAY_DB + ROWS + STREAM + counter)
+    mark_damaged(tmp_path / "gateway.db")
+    store = Store(tmp_path, "machine-1", 1 << 30)
+    stream = store.stream("cam-1", "n7kl47p6")
+    assert stream is not None
+    assert (stream.watermark, stream.ahead.ranges()) == (41, [(43, 44)])
+    assert (store.outbox.next_position, store.outbox.held_rows) == (9, 1)
+    store.close()
+
+
+@pytest.mark.parametrize("damaged", ["device = CAST(X'C3' AS TEXT)", "watermark = CAST(X'C3' AS TEXT)"])
+def test_text_that_damage_made_unreadable_does_not_keep_version_0_1_0_from_its_successor(
+    tmp_path: Path, damaged: str
+) -> None:
+    _old(tmp_path / "gateway.db", schema_1.GATEWAY_DB + ROWS + STREAM + f"UPDATE stream SET {damaged};")
+    store = Store(tmp_path, "machine-1", 1 << 30)
+    assert [row.body for row in store.outbox.read(0, 10)] == [BODY]
     store.close()
 
 

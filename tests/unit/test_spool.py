@@ -14,6 +14,7 @@ from device_agent.spool import Spool
 from millrace import clock, events, topics
 from millrace.blobs import StorageFailed
 from millrace.database import Damaged
+from millrace.row_sums import row_sum
 
 INSTANT = clock.Instant(1_795_249_800_123_456_789, "b0075b00-7b00-4b00-8b00-7b0075b0075b", 12_345_678_901)
 PNG = bytes.fromhex(
@@ -380,7 +381,9 @@ def test_a_row_of_which_the_epochs_know_nothing_has_the_file_healed(
     newer = spool.epoch
     spool.admit([reading(4), reading(5)])
     with sqlite3.connect(tmp_path / "state" / "spool.db") as vandal:
+        vandal.create_function("row_sum", -1, row_sum)
         vandal.execute(f"UPDATE own_epoch SET {spoil}")
+        vandal.execute("UPDATE own_epoch SET checksum = row_sum(epoch, number, next_seq, reason)")
     vandal.close()
     with pytest.raises(Damaged, match="not minted"):
         opened()
