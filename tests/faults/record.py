@@ -106,6 +106,7 @@ DURABLE_PATH = (
     "millrace/rebuild.py",
     "millrace/reservation.py",
     "millrace/room.py",
+    "millrace/row_sums.py",
     "millrace/salvage.py",
     "millrace/settled.py",
     "millrace/tail.py",
