@@ -17,6 +17,7 @@ from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
 from edge_gateway.work import Work
 from millrace import clock, events, images
+from millrace.blobs import BadFolder
 from millrace.entries import Draft, Lane
 
 KEEP_RESULT_DROP_FRAME = "keep_result_drop_frame: the store is above store.high_water_ratio"
@@ -90,17 +91,36 @@ class Accepting:
                 work.declare(item.device, key.epoch, key.seq, key.seq, "shed", KEEP_RESULT_DROP_FRAME)
             work.counts.append(self._metrics.frames_dropped.inc)
             goes_up = kept = False
-        if goes_up or kept:
-            picture = images.bare(item.payload)
-            self._store.outbox.put_pictures({item.digest: picture})
-            self._append(Lane.FRAME if goes_up else Lane.LOCAL, event, item.digest, len(picture))
-        if not goes_up and not datas:
+        lane = Lane.FRAME if goes_up else Lane.LOCAL
+        given_up = (goes_up or kept) and not self._keep_picture(lane, item, event, work)
+        if not goes_up and not datas and not given_up:
             disposition, reason = ("local", "no model serves it") if kept else ("shed", "no model serves it")
             work.declare(item.device, key.epoch, key.seq, key.seq, disposition, reason)
             if disposition == "shed":
                 work.counts.append(self._metrics.shed.inc)
         self._store.remember(stream, key.seq, Answer(first, len(datas), item.remembered_as))
         work.done.replies.append((item, datas))
+
+    def _keep_picture(self, lane: Lane, item: Arrived, event: events.Event, work: Work) -> bool:
+        """Append a frame with its picture; or declare it shed, if its folder has refused all pictures for too long.
+
+        Errors: StorageFailed; before that a frame waits for its picture to be taken.
+        """
+        picture, key = images.bare(item.payload), event.key
+        folder = self._store.blobs.path(item.digest).parent
+        try:
+            self._store.outbox.put_pictures({item.digest: picture})
+        except BadFolder as error:
+            if not self._store.bad_folders.refused(folder, str(error), self._clock.uptime_s()):
+                raise
+            reason = f"the picture could not be stored: {error}"
+            self._own.alarm("picture_refused", item.device, reason, work)
+            work.declare(item.device, key.epoch, key.seq, key.seq, "shed", reason)
+            work.counts.append(self._metrics.frames_dropped.inc)
+            return False
+        self._store.bad_folders.took(folder)
+        self._append(lane, event, item.digest, len(picture))
+        return True
 
     def _results(
         self, item: Arrived, event: events.Event, outcome: Outcome, decisions: Sequence[Decision], work: Work

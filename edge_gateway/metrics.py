@@ -54,7 +54,7 @@ class Metrics:
         )
         self.frames_dropped = Counter(
             "millrace_frames_dropped",
-            "Frames whose result is kept and whose picture is not, for want of room.",
+            "Frames whose result is kept and whose picture is not, for want of room or of a folder that takes it.",
             registry=registry,
         )
         self.overflowed = Counter(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edge_gateway.bad_folders import BadFolders
 from edge_gateway.streams import Stream
 from edge_gateway.tables import STEPS, STREAM_WIDTH, TABLES, UNREADABLE, ranges_of
 from millrace import crashpoints, healing, ties
@@ -55,6 +56,7 @@ class Store:
         room = Room.for_quota(max_bytes, ballast_bytes, tables_bytes)
         self._path = folder / "gateway.db"
         self.blobs = BlobStore(folder / "frames")
+        self.bad_folders = BadFolders()
         self._settled = SettledReader(folder / "sync.db")
         self._max_bytes = max_bytes
         self._purge_after = 0

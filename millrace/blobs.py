@@ -13,6 +13,7 @@ from millrace import crashpoints
 log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGED = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOTDIR, errno.EEXIST)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.EUCLEAN, errno.EBADMSG)
 """Not there, or the disk has lost what it says: a bad sector, a damaged folder, a checksum that is wrong."""
 
@@ -23,6 +24,14 @@ class StorageFailed(Exception):
 
 class NoRoom(StorageFailed):
     """The disk, a quota or the file's own limit is used up."""
+
+
+class BadFolder(StorageFailed):
+    """A folder is damaged, or something else is in its place: pictures that belong into another may be taken."""
+
+    def __init__(self, folder: Path, why: str | None) -> None:
+        super().__init__(f"{folder}: {why}")
+        self.folder = folder
 
 
 class BlobStore:
@@ -43,11 +52,13 @@ class BlobStore:
         Errors: StorageFailed; then none of the new ones is left behind.
         """
         new: set[str] = set()
+        folder = self._folder
         try:
             for sha256, content in blobs.items():
                 target = self.path(sha256)
+                folder = target.parent
                 if not target.exists():
-                    make_folder(target.parent)
+                    make_folder(folder)
                     _write_synced(target, content)
                     new.add(sha256)
             for folder in {self.path(sha256).parent for sha256 in blobs}:
@@ -57,6 +68,8 @@ class BlobStore:
                     self._named.add(folder)
         except OSError as error:
             self.discard(new)
+            if error.errno in _DAMAGED:
+                raise BadFolder(folder, error.strerror) from error
             failure = NoRoom if error.errno in FULL else StorageFailed
             raise failure(f"{self._folder}: {error.strerror}") from error
         return new

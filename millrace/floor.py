@@ -153,6 +153,9 @@ def _warnings(gateway: str, value: dict[str, Any]) -> Iterator[str]:
     denied = value.get("denied")
     if isinstance(denied, list) and denied:
         yield f"  the broker denies {gateway} to read {', '.join(map(text, denied))}: check the broker's access rules"
+    bad = value.get("bad_folders")
+    for folder in bad if isinstance(bad, list) else ():
+        yield f"  {gateway} cannot store pictures in {text(folder)}: mend the disk, or take away what is in its place"
     for item in _items(value.get("two_agents")):
         yield f"  {gateway} hears two agents as {text(item.get('device'))}: stop one, or give it another name"
     for item in _items(value.get("over_share")):

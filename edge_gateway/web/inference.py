@@ -135,6 +135,7 @@ class Web:
                 (not facts["connected"], "no connection to the broker"),
                 (facts["denied"], f"the broker denies this gateway's account to read {', '.join(facts['denied'])}"),
                 (facts["full"], "the disk quota is used up: devices keep what they have"),
+                (facts["bad_folders"], f"pictures are refused: {'; '.join(facts['bad_folders'])}"),
                 (self._writer.refused, f"the disk takes nothing, devices keep what they have: {self._writer.refused}"),
                 (stale_s > STALE_BEAT_S, f"the pipeline has not moved for {stale_s:.0f} s"),
             ]

@@ -59,6 +59,7 @@ DURABLE_PATH = (
     "edge_gateway/accepting.py",
     "edge_gateway/admission.py",
     "edge_gateway/arrivals.py",
+    "edge_gateway/bad_folders.py",
     "edge_gateway/commit.py",
     "edge_gateway/company.py",
     "edge_gateway/intake.py",

@@ -35,7 +35,7 @@ from integration.brokers import (
 )
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from millrace import events, topics
+from millrace import events, images, topics
 from millrace.clock import Instant
 from millrace.entries import Lane
 from millrace.outbox_reader import Reader
@@ -620,6 +620,20 @@ def test_a_damaged_file_that_it_keeps_is_counted_for_its_owner(floor: Floor) -> 
     assert (gateway.metric("millrace_damaged_files"), gateway.metric("millrace_damaged_bytes")) == (1, 5000)
     kept.unlink()
     assert gateway.metric("millrace_damaged_files") == 0
+
+
+def test_a_folder_that_takes_no_pictures_is_named_until_it_does(tmp_path: Path, no_broker: Address) -> None:
+    with running(tmp_path / "g", no_broker, policies=[{"keep_frames": "all"}]) as gateway:
+        folder = gateway.home / "state" / "frames" / images.digest(JPEG)[:2]
+        folder.parent.mkdir(exist_ok=True)
+        folder.write_text("damaged")
+        assert gateway.ask("POST", "/predict", JPEG).status == 422
+        status, said = gateway.health()
+        assert (status, said["bad_folders"]) == (503, [f"{folder}: File exists"])
+        assert f"pictures are refused: {folder}: File exists" in said["problems"]
+        folder.unlink()
+        assert gateway.ask("POST", "/predict", JPEG).status == 200
+        assert gateway.health()[1]["bad_folders"] == []
 
 
 # --- what ends it at the start

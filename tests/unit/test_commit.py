@@ -19,6 +19,7 @@ from unit.failing_calls import calls_fail
 from unit.fake_clock import FakeClock
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome, admit
+from edge_gateway.bad_folders import PATIENCE_S
 from edge_gateway.commit import Committer, Finished
 from edge_gateway.company import Gateways
 from edge_gateway.metrics import Metrics
@@ -30,7 +31,7 @@ from edge_gateway.status import Uplink
 from edge_gateway.store import PURGE_ROWS, Store
 from edge_gateway.work import Committed, NotAnswered
 from millrace import events, images, topics
-from millrace.blobs import StorageFailed
+from millrace.blobs import BadFolder, NoRoom, StorageFailed
 from millrace.entries import Entry, Lane
 from millrace.inbox import Inbox
 from millrace.mqtt import Connection, Will
@@ -760,6 +761,54 @@ def test_a_damaged_folder_of_pictures_holds_nobody_and_nothing_of_it_goes_in_sil
     folder.unlink()
     assert receipt(gateway.take(frame(11, SURE)))["ranges"] == [[1, 13]]
     assert subjects(gateway.take(bare(0))) == [f"esp32-7/top/{own}-2"]
+    gateway.store.close()
+
+
+@pytest.mark.parametrize("answers", [(SURE,), ()], ids=["with a result", "without"])
+@pytest.mark.parametrize("policy", [{"frames": "all"}, {"keep_frames": "all"}], ids=["goes up", "stays here"])
+def test_a_frame_whose_folder_refuses_its_picture_waits_and_is_at_last_taken_without_it(
+    tmp_path: Path, policy: dict[str, str], answers: tuple[tuple[str, float, bool], ...]
+) -> None:
+    gateway = Gateway(tmp_path / "state", {"policies": [policy], "limits": {"ahead_ranges": 2}})
+    folder = gateway.store.blobs.path(images.digest(PICTURES[0])).parent
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("damaged")
+    until_s = gateway.clock.seconds + PATIENCE_S
+    while gateway.clock.seconds < until_s:
+        with pytest.raises(BadFolder):
+            gateway.take(frame(1, *answers))
+        assert receipt(gateway.take(frame(2, *answers, picture=1), reading(4), reading(6)))["ranges"] == [
+            [2, 2],
+            [4, 4],
+        ]
+        gateway.clock.seconds += 60
+    done = gateway.take(frame(1, *answers), reading(3), reading(5), reading(6))
+    assert receipt(done)["ranges"] == [[1, 6]]
+    refused = f"the picture could not be stored: {folder}: File exists"
+    assert [data["reason"] for data in gateway.said(events.LEDGER) if data["from"] == 1] == [refused]
+    assert (EPOCH, 1, 1, "shed") in gateway.ledger()
+    assert [row.seq for row in gateway.rows(Lane.FRAME if "frames" in policy else Lane.LOCAL)] == [2]
+    assert [data["alarm"] for data in gateway.said(events.ALARM)] == ["picture_refused"]
+    assert gateway.store.bad_folders.said() == [f"{folder}: File exists"]
+    assert subjects(gateway.take(frame(1, *answers))) == [f"cam-1/top/{EPOCH}-1" for _ in answers]
+    folder.unlink()
+    gateway.take(frame(7, *answers))
+    assert gateway.store.bad_folders.said() == []
+    assert gateway.store.blobs.get(images.digest(PICTURES[0])) == PICTURES[0]
+    gateway.store.close()
+
+
+def test_a_disk_that_is_only_full_gives_no_picture_up(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "state", {"policies": [{"frames": "all"}]})
+    gateway.take(frame(1, SURE))
+    folder = gateway.store.blobs.path(images.digest(PICTURES[0])).parent
+    with calls_fail("fsync", "ENOSPC", folder):
+        for _ in range(20):
+            with pytest.raises(NoRoom):
+                gateway.take(frame(2, SURE))
+            gateway.clock.seconds += PATIENCE_S / 10
+    assert receipt(gateway.take(frame(2, SURE)))["ranges"] == [[1, 2]]
+    assert gateway.ledger() == []
     gateway.store.close()
 
 

@@ -84,6 +84,7 @@ def test_what_is_wrong_with_link_names_and_shares_is_shown() -> None:
         "over_share": [{"device": "cam-2", "turned_away": 7}],
         "others": ["g2"],
         "denied": ["millrace/device/+/frame/#"],
+        "bad_folders": ["/var/lib/millrace/frames/ab: Input/output error"],
     }
     seen.hear("millrace/gateway/g1/status", jsontext.dump(said))
     shown = "\n".join(lines(seen, 0))
@@ -93,6 +94,7 @@ def test_what_is_wrong_with_link_names_and_shares_is_shown() -> None:
     assert "g1 turns cam-2 away: over its share, 7 events so far" in shown
     assert "g1 shares the floor with g2" in shown
     assert "the broker denies g1 to read millrace/device/+/frame/#: check" in shown
+    assert "g1 cannot store pictures in /var/lib/millrace/frames/ab: Input/output error: mend" in shown
     seen.hear("millrace/gateway/g1/status", jsontext.dump(dict.fromkeys(said, 5)))
     assert list(lines(seen, 0))
 

@@ -79,7 +79,8 @@ MEANING = {
     Kind.COMMAND: "",
     Kind.GATEWAY_STATUS: "Devices send only while a gateway says `online`. A new `session` means that it was started "
     "again. `denied` lists topics that the broker does not let it read, `refused` those whose names it does not take, "
-    "each with the nearest good one. The last will is "
+    "each with the nearest good one, `bad_folders` the folders that take no pictures, each with why. The last will "
+    "is "
     '`{"state":"lost"}`; a gateway that is stopped says `offline`. While reading from the broker is paused it says '
     '`{"state":"busy"}`, not retained. `two_agents` names devices under whose name two agents run, `others` the other '
     "gateways of the floor, `namesake` the session of another gateway under this one's name. `clock`, `bootid`, "
