@@ -9,6 +9,7 @@ from pathlib import Path
 from cloud_sync.lanes import oldest_unsettled
 from cloud_sync.progress import Progress
 from millrace.blobs import BlobStore
+from millrace.database import Viewer
 from millrace.entries import Entry, Lane
 from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
@@ -33,8 +34,26 @@ class Batches:
 
     def __init__(self, state_dir: Path, progress: Progress) -> None:
         self.reader = Reader(state_dir / "gateway.db")
+        self._streams = Viewer(state_dir / "gateway.db", "SELECT one FROM counter")
         self.blobs = BlobStore(state_dir / "frames")
         self._progress = progress
+
+    def close(self) -> None:
+        """Close the gateway's database; the next read opens it again."""
+        self.reader.close()
+        self._streams.close()
+
+    def minted(self) -> dict[str, dict[str, int]]:
+        """Return for each origin how far it has minted in each of its epochs, in the order in which those were met.
+
+        In that order the cloud meets them too. Errors: StorageFailed.
+        """
+        met = [str(epoch) for (epoch,) in self._streams.all("SELECT epoch FROM stream ORDER BY no")]
+        place = {epoch: number for number, epoch in enumerate(met)}
+        return {
+            origin: dict(sorted(epochs.items(), key=lambda item: place.get(item[0], -1)))
+            for origin, epochs in self.reader.minted().items()
+        }
 
     def oldest(self, epoch: str, lane: Lane, max_rows: int, max_bytes: int) -> Batch:
         """Return the oldest unsettled rows of a lane; they settle everything from the last settled row on.

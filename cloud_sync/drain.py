@@ -88,7 +88,7 @@ class Drain:
     def _begin_anew(self) -> None:
         """Forget all that a new process would not know, the connection too; the account stays."""
         self._cloud.close()
-        self._batches.reader.close()
+        self._batches.close()
         self._choice.begin_anew()
         self._pace.begin_anew()
         self._sender.forget_uploads()
@@ -101,7 +101,7 @@ class Drain:
             if pause_s > 0:
                 self.beat.beat()
                 self._stop.wait(min(pause_s, 1.0))
-        self._batches.reader.close()
+        self._batches.close()
         self._cloud.close()
 
     def interrupt(self) -> None:
@@ -138,7 +138,7 @@ class Drain:
             self._debt.disk_failed(error)
         except Damaged as error:
             waited_for = self._damage.ask_for_healing(error)
-            self._batches.reader.close()
+            self._batches.close()
             self._say_waiting(f"{error}; {waited_for}")
             return DAMAGED_PAUSE_S
         return max(0.0, self._link.wait_s(self._clock.uptime_s()), self._debt.wait_s(self._clock.uptime_s()))

@@ -114,8 +114,7 @@ class Sender:
         return self._news.among(self._known_minted())
 
     def _known_minted(self) -> Minted:
-        reader = self._batches.reader
-        return {**reader.minted(), self._origin: reader.epochs()}
+        return {**self._batches.minted(), self._origin: self._batches.reader.epochs()}
 
 
 def picture_missing(refused: Sequence[tuple[Entry, str]]) -> str | None:

@@ -267,15 +267,18 @@ class Keeper:
 
     def _status(self, state: str) -> bytes:
         now = self._clock.now()
+        minted = self._spool.minted()
+        epoch, *older = self._spool.held_epochs()
         return jsontext.dump(
             {
                 "state": state,
                 "session": self.session,
                 "version": __version__,
                 "mqtt": self._connection.protocol,
-                "epoch": self._spool.epoch,
-                "minted": self._spool.minted().get(self._spool.epoch, 0),
-                "held_epochs": self._spool.held_epochs(),
+                "epoch": epoch,
+                "minted": minted.get(epoch, 0),
+                "held_epochs": [epoch, *older],
+                "older_minted": {name: minted.get(name, 0) for name in older},
                 "held": self._spool.held_rows,
                 "held_bytes": self._spool.held_bytes,
                 "refused": self._refused,

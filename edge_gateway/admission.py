@@ -78,6 +78,8 @@ class DeviceStatus:
     """Its boot, and how that one's uptime stands to ours."""
     held_epochs: frozenset[str] | None = None
     """Of which of its epochs it holds events; None where it does not say, or said it long ago."""
+    older_minted: tuple[tuple[str, int], ...] = ()
+    """Those of them that are not the present one, the oldest first, and how far it minted in each."""
     session: str | None = None
     """Which run of the agent says so; None where it does not say, or said it long ago."""
     said_ns: int | None = None
@@ -219,16 +221,20 @@ def _status(device: str, payload: bytes, now: clock.Instant) -> DeviceStatus:
         return DeviceStatus(device, online=False, epoch=None, minted=0)
     value = _said(payload)
     epoch, minted = value.get("epoch"), value.get("minted")
+    held_epochs = _held_epochs(value.get("held_epochs"))
+    older = value.get("older_minted")
+    older_minted = older if isinstance(older, dict) else {}
     known = isinstance(epoch, str) and events.EPOCH.match(epoch) is not None
     return DeviceStatus(
         device,
         online=value.get("state") == "online",
         epoch=epoch if known else None,
-        minted=minted
-        if isinstance(minted, int) and not isinstance(minted, bool) and 0 <= minted <= events.SEQ_MAX
-        else 0,
+        minted=_seq(minted),
         met=mending.met(value, now.boot_id, now.uptime_ns),
-        held_epochs=_held_epochs(value.get("held_epochs")),
+        held_epochs=None if held_epochs is None else frozenset(held_epochs),
+        older_minted=tuple(
+            (held, _seq(older_minted.get(held))) for held in reversed(held_epochs or []) if held != epoch
+        ),
         session=_name(value.get("session")),
         said_ns=mending.uptime(value.get("uptimens")),
         ended=value.get("state") in ("offline", "lost"),
@@ -249,7 +255,11 @@ def _name(value: object) -> str | None:
     return value if isinstance(value, str) and SESSION.match(value) else None
 
 
-def _held_epochs(value: object) -> frozenset[str] | None:
+def _seq(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= events.SEQ_MAX else 0
+
+
+def _held_epochs(value: object) -> list[str] | None:
     if not isinstance(value, list):
         return None
-    return frozenset(epoch for epoch in value if isinstance(epoch, str) and events.EPOCH.match(epoch))
+    return [epoch for epoch in value if isinstance(epoch, str) and events.EPOCH.match(epoch)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from edge_gateway.admission import DeviceStatus, GatewayStatus
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.own_events import OwnEvents
+from edge_gateway.register import Crowded
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from edge_gateway.work import Work
@@ -44,6 +46,8 @@ class Statuses:
         self._tell_apart(status, work)
         if status.epoch is None:
             return
+        if status.online:
+            self._meet_in_order(status, work)
         if status.minted:
             work.stream(status.device, status.epoch, self._clock.uptime_s())
             self._store.outbox.note_minted(f"device/{status.device}", status.epoch, status.minted)
@@ -78,6 +82,13 @@ class Statuses:
             both = " and ".join(f"session {session} (epoch {epoch})" for session, epoch in twins.items())
             text = f"two agents run as {device}: {both}; nothing is lost; stop one, or give it another name (device:)"
             self._own.alarm("two_agents", device, text, work, TWINS_ALARM_EVERY_S)
+
+    def _meet_in_order(self, status: DeviceStatus, work: Work) -> None:
+        """Meet epochs in which a device never spoke to us before its present one: theirs is the older place."""
+        with suppress(Crowded):  # said when one of their events comes
+            for epoch, minted in status.older_minted:
+                work.stream(status.device, epoch, self._clock.uptime_s())
+                self._store.outbox.note_minted(f"device/{status.device}", epoch, minted)
 
     def _close_epochs(self, status: DeviceStatus, held: frozenset[str], work: Work) -> None:
         """Declare what is owed of epochs that a device has left and holds nothing of: it should not come any more."""

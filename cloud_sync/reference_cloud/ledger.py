@@ -142,6 +142,9 @@ class Ledger:
         spans: dict[tuple[int, str], RangeSet] = {}
         ids: dict[tuple[str, str], int] = {}
         with self._transaction():
+            for origin, epochs in minted.items():  # before the rows: an alarm of a new epoch overtakes an older one's
+                for epoch, seq in epochs.items():
+                    self._note_minted(self._stream(ids, site, origin, epoch), seq)
             for row in rows:
                 stream = self._stream(ids, site, row.origin, row.epoch)
                 values = (site, stream, row.seq, row.type, row.digest, row.base, row.body, arrived.wall_ns)
@@ -160,9 +163,6 @@ class Ledger:
                 spans.setdefault((about, said.disposition), RangeSet()).add(said.first, said.last)
             for (stream, kind), ranges in spans.items():
                 self._merge(stream, kind, ranges)
-            for origin, epochs in minted.items():
-                for epoch, seq in epochs.items():
-                    self._note_minted(self._stream(ids, site, origin, epoch), seq)
             clocks.note(self._connection, site, met)
             clocks.note_boot(self._connection, arrived)
             self._connection.execute(

@@ -7,7 +7,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -105,30 +105,51 @@ class Line:
     def crash(self, name: str, point: str, nth: int = 1, prepare: Callable[[], None] | None = None) -> bool:
         """Have a program die at a crash point, and start it again; False if it never came there in time.
 
-        Then it is killed all the same: it could come there later, and be taken for one that failed. Before, it is
-        killed too, for it hears of the point at its start; `prepare` is called while it is dead.
+        Before, it is killed too, for it hears of the point at its start; `prepare` is called while it is dead.
         """
         self.check()
         self.programs[name].kill()
         self.kills.append(name)
         if prepare is not None:
             prepare()
+        hit = self._dies_at(name, point, nth)
+        self.start(name)
+        return hit
+
+    def crash_in_a_row(self, name: str, points: Sequence[tuple[str, int]]) -> list[str]:
+        """Have a program die at each of these points, with how often it comes there first; return those it missed.
+
+        Between two deaths it has no other life than the one in which it recovers from the first and dies the second.
+        """
+        self.check()
+        self.programs[name].kill()
+        self.kills.append(name)
+        missed = [point for point, nth in points if not self._dies_at(name, point, nth)]
+        self.start(name)
+        return missed
+
+    def _dies_at(self, name: str, point: str, nth: int) -> bool:
+        """Start a program that is to die there; say whether it did. If not in time, it is killed all the same.
+
+        It could come there later, and be taken for one that failed.
+        """
         self.start(name, {"MILLRACE_CRASH_AT": f"{point}:{nth}"})
         hit = self.programs[name].ended(POINT_TIMEOUT_S)
         self.programs[name].kill()
         self.kills.append(name)
-        self.start(name)
         return hit
 
-    def pause(self, name: str, seconds: float) -> None:
-        """Stop a program where it stands, and let it go on after so long: to the others it hangs."""
+    def pause(self, seconds: float, *names: str) -> None:
+        """Stop programs where they stand, and let them go on after so long: to the others they hang."""
         self.check()
-        pid = self.programs[name].pid
-        os.kill(pid, signal.SIGSTOP)
+        pids = [self.programs[name].pid for name in names]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         try:
             time.sleep(seconds)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def starve(self, name: str, limit: Limit, seconds: float) -> None:
         """Let a program get no further descriptors or memory for so long; if that is its end, start it again at once.

@@ -82,7 +82,7 @@ class Mischief:
             return self._crash()
         if kind == "pause":
             name, seconds = chance.choice(names), chance.uniform(*PAUSE_S)
-            line.pause(name, seconds)
+            line.pause(seconds, name)
             return f"{name} stopped for {seconds:.1f} s"
         if kind in ("link cut", "link silent"):
             seconds = chance.uniform(*CUT_S)

@@ -36,18 +36,19 @@ def test_nothing_is_lost_or_doubled_when_a_program_dies_at_each_of_its_points(
     times = sized("MILLRACE_POINT_RUNS", 1)
     campaign = Campaign(measures, "crash points", program, times, f"at each point of the {program}, {broker}")
     chance = random.Random(campaign.seed)
-    points = [point for point, programs in {**POINTS, **SELDOM}.items() if program in programs] * times
-    chance.shuffle(points)
+    often = [point for point, programs in POINTS.items() if program in programs]
+    seldom = [point for point, programs in SELDOM.items() if program in programs]
     missed = []
     with Line(tmp_path, Plan(broker)) as line:
         line.wait_for_flow(1)
-        for point in points:
+        for _ in range(times):
             name = chance.choice(line.plan.names) if program == "agent" else program
-            hit = _seldom(line, name, point) if point in SELDOM else line.crash(name, point, chance.randint(1, NTH_MAX))
-            if not hit:
-                missed.append(f"{name} never came to {point}")
-        campaign.end(reckon(line), missed)
-    assert len(line.kills) == 2 * len(points)
+            chance.shuffle(often)
+            missed += line.crash_in_a_row(name, [(point, chance.randint(1, NTH_MAX)) for point in often])
+            line.wait_for_flow(1)
+            missed += [point for point in chance.sample(seldom, len(seldom)) if not _seldom(line, name, point)]
+        campaign.end(reckon(line), [f"the {program} never came to {point}" for point in missed])
+    assert len(line.kills) == times * (1 + len(often) + 2 * len(seldom))
 
 
 def _seldom(line: Line, name: str, point: str) -> bool:

@@ -1,12 +1,14 @@
 """A program that hangs for a while, for want of anything, harms nobody: SIGSTOP, no descriptors, no memory.
 
-MILLRACE_STOPS times MILLRACE_STOP_S seconds of SIGSTOP; MILLRACE_STARVED times without descriptors or memory.
+MILLRACE_STOPS times MILLRACE_STOP_S seconds of SIGSTOP, two programs at once; MILLRACE_STARVED times without
+descriptors or memory.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from itertools import cycle, islice, product
 from pathlib import Path
 
 import pytest
@@ -37,18 +39,19 @@ def test_a_program_that_is_stopped_for_a_while_goes_on_and_nobody_was_told_an_un
 ) -> None:
     seconds = sized("MILLRACE_STOP_S", 12)
     with Line(tmp_path, Plan(BROKER)) as line, looking_on(line) as (floor, health):
-        campaign = Campaign(measures, "stopped", BROKER, sized("MILLRACE_STOPS", 3), f"{seconds} s each")
+        campaign = Campaign(measures, "stopped", BROKER, sized("MILLRACE_STOPS", 4), f"{seconds} s each")
         chance = random.Random(campaign.seed)
-        order = ["gateway", "broker", "cloud", "sync", *line.plan.names]
         complaints = []
-        for number in range(campaign.runs):
-            name = order[number % len(order)]
+        pairs = cycle(product(("gateway", "broker", "cloud", "sync"), line.plan.names))
+        for name, device in islice(pairs, (campaign.runs + 1) // 2):  # two stops at once: a program's and a device's
             line.wait_for_flow(chance.randint(1, 40))
             begun_s = time.monotonic()
-            line.pause(name, seconds)
+            line.pause(seconds, name, device)
             ended_s = time.monotonic()
             if not line.wait_for_answer(time.time_ns()):
-                complaints.append(f"no answer in the cloud any more after {name} was stopped\n{line.last_words()}")
+                complaints.append(
+                    f"no answer in the cloud any more after {name} and {device} were stopped\n{line.last_words()}"
+                )
             campaign.recoveries_s.append(time.monotonic() - ended_s)
             if name in NOTICED_S:
                 complaints += set(_false_oks(name, health.between(begun_s + NOTICED_S[name], ended_s)))

@@ -361,6 +361,15 @@ def test_pages_join_without_a_seam_over_epochs_in_the_order_of_their_arrival(clo
     assert found == [f"zzzzzzzz-{n}" for n in range(1, 6)] + [f"aaaaaaaa-{n}" for n in range(1, 4)]
 
 
+def test_an_alarm_of_a_new_epoch_does_not_overtake_an_older_one_that_was_never_heard_of(cloud: Cloud) -> None:
+    cloud.send(reading(1, epoch="aaaaaaaa"), minted={"device/cam-1": {"zzzzzzzz": 1, "aaaaaaaa": 1}})
+    page = cloud.get("/v1/events?origin=device/cam-1")
+    assert (page["events"], page["waiting_at"]) == ([], {"epoch": "zzzzzzzz", "seq": 1})
+    cloud.send(reading(1, epoch="zzzzzzzz"))
+    page = cloud.get("/v1/events?origin=device/cam-1")
+    assert [one["id"] for one in page["events"]] == ["zzzzzzzz-1", "aaaaaaaa-1"]
+
+
 def test_a_tail_that_was_minted_is_waited_for_before_the_next_epoch(cloud: Cloud) -> None:
     cloud.send(reading(1), minted={"device/cam-1": {EPOCH: 2}})
     cloud.send(reading(1, epoch="aaaaaaaa"))

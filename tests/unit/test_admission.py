@@ -206,6 +206,23 @@ def test_a_gateway_does_not_take_what_is_not_for_it(topic: str) -> None:
     ("said", "heard"),
     [
         ({"state": "online", "epoch": EPOCH, "minted": 9}, DeviceStatus("cam-1", True, EPOCH, 9)),
+        (
+            {
+                "state": "online",
+                "epoch": EPOCH,
+                "minted": 9,
+                "held_epochs": [EPOCH, "bbbbbbbb", 5, "../x", "aaaaaaaa"],
+                "older_minted": {"aaaaaaaa": 3, "bbbbbbbb": -1, "cccccccc": 4},
+            },
+            DeviceStatus(
+                "cam-1",
+                True,
+                EPOCH,
+                9,
+                held_epochs=frozenset({EPOCH, "aaaaaaaa", "bbbbbbbb"}),
+                older_minted=(("aaaaaaaa", 3), ("bbbbbbbb", 0)),
+            ),
+        ),
         ({"state": "lost"}, DeviceStatus("cam-1", False, None, 0, ended=True)),
         ({"state": "online", "epoch": "../../x", "minted": -1}, DeviceStatus("cam-1", True, None, 0)),
         ({"state": "online", "epoch": 5, "minted": True}, DeviceStatus("cam-1", True, None, 0)),

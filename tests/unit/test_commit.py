@@ -18,6 +18,8 @@ import pytest
 from unit.failing_calls import calls_fail
 from unit.fake_clock import FakeClock
 
+from cloud_sync.batches import Batches
+from cloud_sync.progress import Progress
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, Outcome, admit
 from edge_gateway.bad_folders import PATIENCE_S
 from edge_gateway.commit import Committer, Finished
@@ -211,6 +213,19 @@ def test_how_far_a_device_has_minted_is_noted_from_its_status_and_from_what_came
     gateway.take(reading(3), DeviceStatus("cam-2", online=True, epoch=EPOCH, minted=9))
     found = gateway.store.outbox.connection.execute("SELECT origin, epoch, seq FROM minted").fetchall()
     assert sorted(found) == [("device/cam-1", EPOCH, 3), ("device/cam-2", EPOCH, 9)]
+
+
+def test_epochs_that_began_while_nobody_heard_are_met_in_the_order_in_which_they_began(gateway: Gateway) -> None:
+    gateway.take(reading(1))
+    gateway.take(
+        DeviceStatus("cam-1", True, "aaaaaaaa", 7, older_minted=((EPOCH, 2), ("zzzzzzzz", 1), ("mmmmmmmm", 0)))
+    )
+    progress = Progress(gateway.folder / "sync.db")
+    batches = Batches(gateway.folder, progress)
+    told = batches.minted()
+    batches.close()
+    progress.close()
+    assert list(told["device/cam-1"].items()) == [(EPOCH, 2), ("zzzzzzzz", 1), ("mmmmmmmm", 0), ("aaaaaaaa", 7)]
 
 
 def test_a_device_that_comes_online_is_told_what_is_here_of_its_epoch(gateway: Gateway) -> None:

@@ -61,7 +61,8 @@ MEANING = {
     Kind.DEVICE_LEDGER: "Numbers that will not arrive as themselves, and why: here the spool's own copy was damaged.",
     Kind.DEVICE_STATUS: "What a device says of itself when it connects, when a channel changes, and every 30 s. "
     "`session` is drawn at each start of the agent. `minted` is the highest number given out in `epoch`; what is owed "
-    "of an epoch that is not among `held_epochs` is not expected any more. The last will is "
+    "of an epoch that is not among `held_epochs` (the present one, then older ones, the newest first) is not expected "
+    "any more; `older_minted` says how far it had come in each of the older ones. The last will is "
     '`{"state":"lost"}`; a device that is '
     "stopped says `offline`. `clock` is whether the kernel holds its wall clock for right: `synced`, `unsynced` or "
     "`unknown`. `heard` names boots of gateways, the uptime that each said, and the device's own uptime `at` which it "
