@@ -81,7 +81,12 @@ class Shelves:
         except Damaged as error:
             log.error("tail_damaged error=%s", error)
             return None
-        if tail.note(KEY) != note.token:
+        try:
+            is_ours = tail.note(KEY) == note.token
+        except Damaged as error:
+            log.error("tail_damaged error=%s", error)
+            is_ours = False
+        if not is_ours:
             tail.close()
             return None
         self._token = note.token

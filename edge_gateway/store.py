@@ -73,8 +73,8 @@ class Store:
         if self._settled.highest(self.outbox.epoch) >= self.outbox.next_position:
             log.error("store_set_back epoch=%s: more is settled than was ever written here", self.outbox.epoch)
             self.outbox.new_epoch("set back to an older state")
-        row = self._connection.execute("SELECT value FROM meta WHERE key = 'published'").fetchone()
-        self.published = int(row[0]) if row and str(row[0]).isdecimal() else 0
+        published = self.outbox.note("published") or ""
+        self.published = int(published) if published.isdecimal() else 0
 
     def _begin(self, outbox: Outbox) -> None:
         """Take an outbox for ours and read the streams that are in it. Errors: Damaged; then it is closed again."""
@@ -247,7 +247,7 @@ class Store:
 
     def save_published(self) -> None:
         """Write that position."""
-        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('published', ?)", (str(self.published),))
+        self.outbox.set_note("published", str(self.published))
 
     # --- settling
 

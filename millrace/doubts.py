@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NoReturn
 
-from millrace import jsontext
+from millrace import jsontext, notes
 from millrace.counters import Counters
 from millrace.database import Connection
 from millrace.entries import Lane, ascend
@@ -55,8 +55,7 @@ def read(connection: Connection) -> Doubt | None:
 
 def write(connection: Connection, doubt: Doubt) -> None:
     """Note, inside the present transaction, what is in doubt."""
-    told = jsontext.dump(asdict(doubt)).decode()
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('doubt', ?)", (told,))
+    notes.write(connection, "doubt", jsontext.dump(asdict(doubt)).decode())
 
 
 def resolve(connection: Connection) -> None:

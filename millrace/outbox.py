@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
-from millrace import doubts
+from millrace import doubts, notes
 from millrace.blobs import BlobStore
 from millrace.database import storage_errors
 from millrace.doubts import Doubt
@@ -225,16 +225,18 @@ class Outbox:
         )
 
     def note(self, key: str) -> str | None:
-        """Return what was noted under a key, or None."""
-        row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        """Return what was noted under a key, or None. Errors: Damaged."""
+        rows = self.connection.execute(notes.SELECT_ONE, (key,)).fetchall()
+        if not notes.are_believed(rows):
+            self.spoilt(f"what is noted under {key!r} is not as it was written: {rows}")
+        return str(rows[0][1]) if rows else None
 
     def set_note(self, key: str, value: str | None) -> None:
         """Note a value under a key inside the present transaction; None takes it away."""
         if value is None:
             self.connection.execute("DELETE FROM meta WHERE key = ?", (key,))
         else:
-            self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            notes.write(self.connection, key, value)
 
     def _account_for(self, rows: list[tuple[int, str | None]]) -> int:
         counters = self._counters

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from millrace import doubts, outbox_tables
+from millrace import doubts, notes, outbox_tables
 from millrace.birth import birth
 from millrace.blobs import BlobStore, StorageFailed, make_folder
 from millrace.counters import Counters, random_epoch
@@ -126,8 +126,7 @@ class OutboxFile:
         """
         if self._may_come_back:
             with self.transaction():
-                value = secrets.token_hex(8)
-                self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('overwritten', ?)", (value,))
+                notes.write(self.connection, "overwritten", secrets.token_hex(8))
             self._may_come_back = False
 
     # --- opening
@@ -177,7 +176,7 @@ class OutboxFile:
         if next_seq > self._reservation.reserved.get(self.counters.epoch, next_seq) + 1:
             self.spoilt(f"it knows seq {next_seq} of {self.counters.epoch} as the next, which was never reserved")
         now = {"machine_id": machine_id, "birth": birth(self.path)}
-        known = dict(self.connection.execute("SELECT key, value FROM meta"))
+        known = {key: value for key, value, _ in self._notes()}
         lost = doubts.find_lost(self.connection, self.counters, self._reservation.reserved, self._last_seen.read())
         if not lost and all(known.get(key) == value for key, value in now.items()):
             return
@@ -193,7 +192,14 @@ class OutboxFile:
                 self.counters.begin_epoch("another machine")
             elif "birth" in known:
                 self.counters.begin_epoch("a copy was put in its place")
-            self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", now.items())
+            for key, value in now.items():
+                notes.write(self.connection, key, value)
+
+    def _notes(self) -> list[notes.Row]:
+        rows = self.connection.execute(notes.SELECT_ALL).fetchall()
+        if not notes.are_believed(rows):
+            self.spoilt(f"its notes are not as they were written: {rows}")
+        return rows
 
     def _share_epoch(self, other: OutboxFile) -> None:
         if self.counters.is_new:

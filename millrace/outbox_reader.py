@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from millrace import notes
 from millrace.counters import EPOCH_WIDTH
 from millrace.database import Damaged, Viewer
 from millrace.entries import SELECT_LANE, Entry, Lane, ascend, entry_of
@@ -64,9 +65,11 @@ class Reader:
         return found
 
     def note(self, key: str) -> str | None:
-        """Return what the owner has noted under a key, or None."""
-        rows = self._file.all("SELECT value FROM meta WHERE key = ?", (key,))
-        return str(rows[0][0]) if rows else None
+        """Return what the owner has noted under a key, or None. Errors: Damaged."""
+        rows = self._file.all(notes.SELECT_ONE, (key,))
+        if not notes.are_believed(rows):
+            raise Damaged(f"{self._file.path}: what is noted under {key!r} is not as it was written", self._file.path)
+        return str(rows[0][1]) if rows else None
 
     def backlog(self, settled: Mapping[Lane, int]) -> dict[Lane, int]:
         """Return for each lane that goes up how many rows lie above the settled position, counted up to 100,000."""

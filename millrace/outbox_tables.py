@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from millrace import events, topics
+from millrace import events, notes, topics
 from millrace.entries import Lane
 from millrace.rebuild import Table
 
@@ -40,6 +40,8 @@ CREATE TABLE minted (
 ) WITHOUT ROWID;
 """,
     """
+ALTER TABLE meta ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE meta SET checksum = row_sum(CAST(key AS BLOB), CAST(value AS BLOB));
 ALTER TABLE own_epoch ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
 UPDATE own_epoch SET checksum = row_sum(
     CAST(epoch AS BLOB), CAST(number AS INTEGER), CAST(next_seq AS INTEGER), CAST(reason AS BLOB)
@@ -87,7 +89,7 @@ def _fits_minted(row: tuple[Any, ...]) -> bool:
 
 
 CARRIED = (
-    Table("meta", _fits_meta, key=("key",)),
+    Table("meta", _fits_meta, key=("key",), width=notes.WIDTH),
     Table("minted", _fits_minted, key=("origin", "epoch")),
 )
 """The tables that are carried over from a damaged file, beside its rows and counters."""

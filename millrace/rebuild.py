@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from millrace import doubts, events
+from millrace import doubts, events, notes
 from millrace.blobs import BlobStore
 from millrace.counters import AGE_MAX_S, COUNTER_WIDTH, EPOCH_WIDTH, write_counter, write_epoch
 from millrace.database import TAILS, Database, Ruin
@@ -157,9 +157,8 @@ class Rebuild:
             for epoch, last in self._minted_at_most(own, carried).items()
             if last
         }
-        sure = self._own_last(database, own, carried)
+        sure = self._own_last(ruin, own, carried)
         own_last = {**{epoch: last for epoch, last in sure.items() if epoch not in older.ranges}, **older.own_last}
-        run = database.connection.execute
         with database.transaction():
             for number, epoch in enumerate([*doubt, self._new_epoch], 1):
                 next_seq = max(own.get(epoch, 0), carried.highest.get(epoch, 0)) + 1
@@ -167,7 +166,7 @@ class Rebuild:
                 write_epoch(database.connection, epoch, number, next_seq, reason)
             rows, held_bytes = self._refer(database)
             write_counter(database.connection, next_position, rows, held_bytes, carried.age_s)
-            run("INSERT OR REPLACE INTO meta VALUES ('machine_id', ?)", (self._machine_id,))
+            notes.write(database.connection, "machine_id", self._machine_id)
             doubts.write(database.connection, Doubt(why, True, doubt, own_last))
         return int(rows)
 
@@ -195,12 +194,13 @@ class Rebuild:
             last[epoch] = max(minted, carried.highest.get(epoch, 0))
         return last
 
-    def _own_last(self, database: Database, own: Mapping[str, int], carried: _Carried) -> dict[str, int]:
+    def _own_last(self, ruin: Ruin, own: Mapping[str, int], carried: _Carried) -> dict[str, int]:
         """Return how far an epoch has surely come as far as a file tells that may share its numbers; empty: not known.
 
         Where its notes could not be read, its owner is not to take it that no other file was noted.
         """
-        if not database.connection.execute("SELECT 1 FROM meta WHERE key = 'machine_id'").fetchall():
+        noted = ruin.query(notes.SELECT_ALL)
+        if not noted or not notes.are_believed(noted):
             return {}
         return {
             epoch: minted

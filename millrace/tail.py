@@ -98,6 +98,10 @@ class SpoolReader:
             return
         tail = Reader(note.path)
         try:
-            yield tail if tail.note(KEY) == note.token else None
+            try:
+                is_its = tail.note(KEY) == note.token
+            except Damaged:
+                is_its = False
+            yield tail if is_its else None
         finally:
             tail.close()

@@ -96,6 +96,7 @@ DURABLE_PATH = (
     "millrace/jsontext.py",
     "millrace/mending.py",
     "millrace/mqtt.py",
+    "millrace/notes.py",
     "millrace/outbox.py",
     "millrace/outbox_file.py",
     "millrace/outbox_reader.py",

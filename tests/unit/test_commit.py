@@ -992,6 +992,16 @@ def test_a_restart_says_again_what_was_committed_and_perhaps_never_said(gateway:
     assert republished(gateway) == []
 
 
+def test_a_flipped_bit_in_how_far_results_were_said_leaves_none_unsaid(gateway: Gateway) -> None:
+    said = gateway.take(frame(1, SURE))
+    gateway.store.mark_published(said.last_position)
+    unsaid = gateway.take(frame(2, SURE))
+    assert gateway.store.outbox.note("published") == str(said.last_position) == "1"
+    gateway.store.outbox.connection.execute("UPDATE meta SET value = '5' WHERE key = 'published'")
+    gateway.reopen()
+    assert {(m.topic, m.payload, m.retain) for m in unsaid.results} <= set(republished(gateway))
+
+
 def test_a_database_that_was_set_back_begins_a_new_epoch(gateway: Gateway) -> None:
     gateway.take(reading(1))
     old = gateway.store.outbox.epoch

@@ -294,6 +294,23 @@ def test_what_is_young_stays_young_over_restarts_until_a_gateway_answers(
     assert len(keys(again)) == 2
 
 
+@pytest.mark.parametrize("flipped", ["value = replace(value, '-11', '-51')", "key = 'young_from'||'m'"])
+def test_a_note_of_what_is_young_with_a_flipped_bit_is_not_believed(
+    spool: Spool, opened: Callable[..., Spool], flipped: str
+) -> None:
+    spool.admit([reading(value) for value in range(10)])
+    spool.settle(spool.epoch, [(1, 10)])
+    spool = opened()
+    spool.admit([reading(value) for value in range(10)])
+    old = spool.epoch
+    noted = spool._outbox.connection.execute("SELECT value FROM meta WHERE key = 'young_from'").fetchone()
+    assert noted == (f"{old}-11",)
+    spool._outbox.connection.execute(f"UPDATE meta SET {flipped} WHERE key = 'young_from'")
+    again = opened()
+    assert again.epoch != old
+    assert [seq for epoch, seq in keys(again) if epoch == old] == list(range(11, 21))
+
+
 def test_a_note_of_what_is_young_that_makes_no_sense_is_healed_by_the_next_start(
     spool: Spool, opened: Callable[..., Spool]
 ) -> None:

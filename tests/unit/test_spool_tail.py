@@ -318,6 +318,38 @@ def test_damage_that_makes_the_disk_forget_a_living_tail_declares_what_was_in_it
     assert accounted.gaps(1, 10) == []
 
 
+@pytest.mark.parametrize("is_power_cut", [True, False])
+@pytest.mark.parametrize(
+    "flipped",
+    [
+        "value = replace(value, '\"settled\":1', '\"settled\":5')",
+        "value = replace(value, '\"offset\":0', '\"offset\":4')",
+        "value = replace(value, 'boot-1', 'boot-3')",
+        "key = 'tcil'",
+    ],
+)
+def test_a_flipped_bit_in_the_note_of_a_tail_hides_nothing_of_what_was_in_it(
+    device: Device, flipped: str, is_power_cut: bool
+) -> None:
+    spool = device.start()
+    spool.admit([reading()])
+    spool.settle(spool.epoch, [(1, 1)])
+    spool.admit([frame(number) for number in range(9)])
+    old = spool.epoch
+    connection = spool._shelves.disk.connection
+    (noted,) = connection.execute("SELECT value FROM meta WHERE key = 'tail'").fetchone()
+    assert '"boot_id":"boot-1"' in noted
+    assert noted.endswith('"offset":0,"settled":1}')
+    connection.execute(f"UPDATE meta SET {flipped} WHERE key = 'tail'")
+    device.cut_power() if is_power_cut else device.kill()
+    again = device.start()
+    accounted = RangeSet((first, last) for epoch, first, last, _ in declared(again) if epoch == old)
+    for entry in again.read(0, 100):
+        if entry.epoch == old:
+            accounted.add(entry.seq)
+    assert accounted.gaps(2, 10) == []
+
+
 @pytest.mark.parametrize("is_tail_alive", [True, False])
 def test_a_healing_beside_a_living_tail_declares_no_seq_that_was_never_minted(
     device: Device, is_tail_alive: bool
