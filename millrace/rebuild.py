@@ -152,17 +152,15 @@ class Rebuild:
         own = _own_epochs(ruin, self._known.reserved)
         next_position = self._next_position(ruin, carried.last_position + 1)
         older = doubts.read(database.connection) or Doubt("", is_salvaged=True, ranges={})  # not accounted for yet
-        doubt = {
-            epoch: (1, max(last, older.ranges.get(epoch, (1, 0))[1]))
-            for epoch, last in self._minted_at_most(own, carried).items()
-            if last
-        }
+        at_most = self._minted_at_most(own, carried)
+        doubt = {epoch: (1, max(last, older.ranges.get(epoch, (1, 0))[1])) for epoch, last in at_most.items() if last}
         sure = self._own_last(ruin, own, carried)
         own_last = {**{epoch: last for epoch, last in sure.items() if epoch not in older.ranges}, **older.own_last}
         with database.transaction():
-            for number, epoch in enumerate([*doubt, self._new_epoch], 1):
+            # One that minted nothing is kept too: of an epoch that is not here, all that is reserved would be in doubt.
+            for number, epoch in enumerate([*at_most, self._new_epoch], 1):
                 next_seq = max(own.get(epoch, 0), carried.highest.get(epoch, 0)) + 1
-                reason = "salvaged" if epoch in doubt else f"the file was damaged: {why}"
+                reason = "salvaged" if epoch in at_most else f"the file was damaged: {why}"
                 write_epoch(database.connection, epoch, number, next_seq, reason)
             rows, held_bytes = self._refer(database)
             write_counter(database.connection, next_position, rows, held_bytes, carried.age_s)

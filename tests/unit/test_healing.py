@@ -21,7 +21,9 @@ from millrace.doubts import Doubt
 from millrace.entries import Draft, Entry, Lane
 from millrace.healing import damaged_files
 from millrace.outbox import Outbox
+from millrace.outbox_tables import Extension
 from millrace.ranges import RangeSet
+from millrace.reservation import Reservation
 
 ROWS = 600
 
@@ -393,6 +395,21 @@ def test_a_last_epoch_that_makes_no_sense_is_healed_at_once(path: Path, spoil: s
     assert outbox.minted() == {old: last, outbox.epoch: 0}
     assert path.with_name("spool.db.damaged-1").exists()
     outbox.close()
+
+
+def test_of_an_epoch_in_which_nothing_was_minted_nothing_is_in_doubt_after_the_next_healings(path: Path) -> None:
+    doubts = []
+    for _ in range(4):
+        mark_of(path).touch()
+        outbox = Outbox(path, BlobStore(path.parent / "frames"), "machine-1", Extension(own_lanes=[Lane.BULK]))
+        doubts.append(outbox.doubt())
+        with outbox.transaction():
+            outbox.resolve()
+        # It is killed at its first commit, when that was reserved and not made.
+        Reservation(path.with_name(path.name + ".epoch")).cover(outbox.epoch, 1)
+        outbox.close()
+    assert doubts[0] is not None
+    assert [doubt.ranges for doubt in doubts if doubt is not None] == 4 * [doubts[0].ranges]
 
 
 def test_a_damaged_row_is_told_with_what_is_in_doubt(path: Path) -> None:
