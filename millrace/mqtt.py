@@ -385,7 +385,7 @@ class Connection:
     ) -> str | None:
         """Say why the broker would not take this message for its size and what to do, as far as it has told us."""
         client = self._client
-        if client is None:
+        if client is None or not client.limit.matters_to(len(payload)):
             return None
         return _why_not(client, topic, payload, self._publish_properties(user_properties, content_type))
 
@@ -437,7 +437,7 @@ def probe(settings: BrokerSettings) -> Protocol:
 
 
 def _why_not(client: _Client, topic: str, payload: bytes, properties: Properties | None) -> str | None:
-    if not client.limit.known:
+    if not client.limit.matters_to(len(payload)):
         return None
     properties_bytes = len(properties.pack()) if properties is not None else 1  # type: ignore[no-untyped-call]
     return client.limit.why_not(topic, len(payload), properties_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+HEADROOM_BYTES = 80 << 10  # more than a packet has beside its payload: a topic of at most 64 KiB, attributes of 8 KiB
+
 
 class PacketLimit:
     """What one connection has learned; another one begins with a new one."""
@@ -11,10 +13,10 @@ class PacketLimit:
         self._packet_bytes = packet_bytes
         self._refused_bytes: int | None = None
 
-    @property
-    def known(self) -> bool:
-        """Whether the broker has said anything of sizes."""
-        return self._packet_bytes is not None or self._refused_bytes is not None
+    def matters_to(self, payload_bytes: int) -> bool:
+        """Whether a payload of this size may be too large; few are near, and only these need to be weighed."""
+        is_near = self._packet_bytes is not None and payload_bytes > self._packet_bytes - HEADROOM_BYTES
+        return is_near or self._refused_bytes is not None
 
     def refused(self, payload_bytes: int) -> None:
         """Note that the broker has answered a payload of this size with `packet too large`."""
@@ -25,13 +27,13 @@ class PacketLimit:
         if self._refused_bytes is not None and payload_bytes >= self._refused_bytes:
             return (
                 f"{payload_bytes} bytes are too large for the broker, which has refused {self._refused_bytes}; "
-                "raise its limit (message_size_limit in mosquitto.conf)"
+                "raise its limit (message_size_limit in mosquitto.conf, and a restart)"
             )
         packet_bytes = _packet_bytes(topic, payload_bytes, properties_bytes)
         if self._packet_bytes is not None and packet_bytes > self._packet_bytes:
             return (
                 f"a packet of {packet_bytes} bytes is too large for the broker, which takes {self._packet_bytes}; "
-                "raise its limit (max_packet_size in mosquitto.conf)"
+                "raise its limit (max_packet_size in mosquitto.conf, and a restart)"
             )
         return None
 
