@@ -34,7 +34,7 @@ class Batches:
 
     def __init__(self, state_dir: Path, progress: Progress) -> None:
         self.reader = Reader(state_dir / "gateway.db")
-        self._streams = Viewer(state_dir / "gateway.db", "SELECT one FROM counter")
+        self._streams = Viewer(state_dir / "gateway.db", "SELECT no FROM stream LIMIT 1")
         self.blobs = BlobStore(state_dir / "frames")
         self._progress = progress
 
