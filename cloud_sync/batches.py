@@ -48,11 +48,12 @@ class Batches:
 
         In that order the cloud meets them too. Errors: StorageFailed.
         """
-        met = [str(epoch) for (epoch,) in self._streams.all("SELECT epoch FROM stream ORDER BY no")]
-        place = {epoch: number for number, epoch in enumerate(met)}
+        minted = self.reader.minted()  # before the streams: of what is in it each has its place there
+        streams = self._streams.all("SELECT device, epoch FROM stream ORDER BY no")
+        place = {(f"device/{device}", epoch): number for number, (device, epoch) in enumerate(streams)}
         return {
-            origin: dict(sorted(epochs.items(), key=lambda item: place.get(item[0], -1)))
-            for origin, epochs in self.reader.minted().items()
+            origin: {epoch: epochs[epoch] for epoch in sorted(epochs, key=lambda epoch: place.get((origin, epoch), -1))}
+            for origin, epochs in minted.items()
         }
 
     def oldest(self, epoch: str, lane: Lane, max_rows: int, max_bytes: int) -> Batch:

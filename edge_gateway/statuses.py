@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 
 from edge_gateway.admission import DeviceStatus, GatewayStatus
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.own_events import OwnEvents
-from edge_gateway.register import Crowded
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from edge_gateway.work import Work
@@ -48,11 +46,11 @@ class Statuses:
             return
         if status.online:
             self._meet_in_order(status, work)
+            # Even where there is no room for its epoch: who hears nothing sends nothing, and goes on to hold all.
+            work.owed[status.device, status.epoch] = self._store.stream(status.device, status.epoch)
         if status.minted:
             work.stream(status.device, status.epoch, self._clock.uptime_s())
             self._store.outbox.note_minted(f"device/{status.device}", status.epoch, status.minted)
-        if status.online:
-            work.owed[status.device, status.epoch] = self._store.stream(status.device, status.epoch)
         if status.online and status.held_epochs is not None:
             self._close_epochs(status, status.held_epochs | {status.epoch, self._store.outbox.epoch}, work)
 
@@ -84,11 +82,15 @@ class Statuses:
             self._own.alarm("two_agents", device, text, work, TWINS_ALARM_EVERY_S)
 
     def _meet_in_order(self, status: DeviceStatus, work: Work) -> None:
-        """Meet epochs in which a device never spoke to us before its present one: theirs is the older place."""
-        with suppress(Crowded):  # said when one of their events comes
-            for epoch, minted in status.older_minted:
-                work.stream(status.device, epoch, self._clock.uptime_s())
-                self._store.outbox.note_minted(f"device/{status.device}", epoch, minted)
+        """Meet epochs in which a device never spoke to us before its present one: theirs is the older place.
+
+        One place is left for the present one. They are in use, whether we knew them or not: the device holds them.
+        """
+        device, last = status.device, self._settings.limits.epochs_per_device - 1
+        for epoch, minted in status.older_minted:
+            if self._store.stream(device, epoch) is not None or len(self._store.epochs_of(device)) < last:
+                work.stream(device, epoch, self._clock.uptime_s())
+                self._store.outbox.note_minted(f"device/{device}", epoch, minted)
 
     def _close_epochs(self, status: DeviceStatus, held: frozenset[str], work: Work) -> None:
         """Declare what is owed of epochs that a device has left and holds nothing of: it should not come any more."""

@@ -228,6 +228,27 @@ def test_epochs_that_began_while_nobody_heard_are_met_in_the_order_in_which_they
     assert list(told["device/cam-1"].items()) == [(EPOCH, 2), ("zzzzzzzz", 1), ("mmmmmmmm", 0), ("aaaaaaaa", 7)]
 
 
+def test_a_device_of_more_epochs_than_are_known_at_once_is_heard_and_gets_all_of_them_in(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, {"limits": {"epochs_per_device": 3}})
+    held = {f"epoch{number:03}": 1 for number in range(6)}
+
+    def status(present: str) -> DeviceStatus:
+        return DeviceStatus("cam-1", True, present, 1, held_epochs=frozenset(held), older_minted=tuple(held.items()))
+
+    assert receipt(gateway.take(status("zzzzzzzz")), epoch="zzzzzzzz")["ranges"] == []
+    assert [stream.epoch for stream in gateway.store.epochs_of("cam-1")] == ["epoch000", "epoch001", "zzzzzzzz"]
+    wanted = set(held)
+    while held:
+        gateway.clock.seconds += 30.0
+        # Another epoch than the one that has its place: there is none for it yet, and it is heard all the same.
+        assert receipt(gateway.take(status("yyyyyyyy")), epoch="yyyyyyyy")["ranges"] == []
+        epoch = next(iter(held))
+        if gateway.take(reading(1, epoch=epoch)).receipts:
+            del held[epoch]
+    assert not wanted & {epoch for epoch, *_ in gateway.ledger()}
+    gateway.store.close()
+
+
 def test_a_device_that_comes_online_is_told_what_is_here_of_its_epoch(gateway: Gateway) -> None:
     gateway.take(reading(1), reading(2))
     known = gateway.take(DeviceStatus("cam-1", online=True, epoch=EPOCH, minted=2))
