@@ -18,6 +18,10 @@ class _Refusal:
     last_s: float
     why: str
 
+    def counts(self, now_s: float) -> bool:
+        """Whether it tells of now: by default whoever waits for a folder tries it again within minutes."""
+        return now_s - self.last_s < PATIENCE_S
+
 
 class BadFolders:
     """Written by the one thread that stores pictures; others may ask `said`."""
@@ -31,7 +35,7 @@ class BadFolders:
         What it refused long ago does not count: nobody has tried it meanwhile.
         """
         known = self._refusals.get(folder)
-        since_s = known.since_s if known is not None and now_s - known.last_s < PATIENCE_S else now_s
+        since_s = known.since_s if known is not None and known.counts(now_s) else now_s
         self._refusals[folder] = _Refusal(since_s, now_s, why)
         return now_s - since_s >= PATIENCE_S
 
@@ -39,6 +43,9 @@ class BadFolders:
         """Take note that a folder took a picture: it is sound."""
         self._refusals.pop(folder, None)
 
-    def said(self) -> list[str]:
-        """Return of each folder that refused its last picture what was wrong."""
-        return [refusal.why for refusal in list(self._refusals.values())]
+    def said(self, now_s: float) -> list[str]:
+        """Return of each folder that refused its last picture what was wrong, if that was not long ago.
+
+        A folder that still refuses is tried again by whoever waits for it, and named again.
+        """
+        return [refusal.why for refusal in list(self._refusals.values()) if refusal.counts(now_s)]

@@ -91,7 +91,7 @@ class Herald:
             "held_rows": outbox.held_rows,
             "held_bytes": outbox.held_bytes,
             "full": self._store.full,
-            "bad_folders": self._store.bad_folders.said()[:SHOWN],
+            "bad_folders": self._store.bad_folders.said(self._clock.uptime_s())[:SHOWN],
             "damaged": damaged_files(self._settings.state_dir),
             "uplink": self._settings.uplink,
             **self._uplink.link(),

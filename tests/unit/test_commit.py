@@ -825,11 +825,11 @@ def test_a_frame_whose_folder_refuses_its_picture_waits_and_is_at_last_taken_wit
     assert (EPOCH, 1, 1, "shed") in gateway.ledger()
     assert [row.seq for row in gateway.rows(Lane.FRAME if "frames" in policy else Lane.LOCAL)] == [2]
     assert [data["alarm"] for data in gateway.said(events.ALARM)] == ["picture_refused"]
-    assert gateway.store.bad_folders.said() == [f"{folder}: File exists"]
+    assert gateway.store.bad_folders.said(gateway.clock.uptime_s()) == [f"{folder}: File exists"]
     assert subjects(gateway.take(frame(1, *answers))) == [f"cam-1/top/{EPOCH}-1" for _ in answers]
     folder.unlink()
     gateway.take(frame(7, *answers))
-    assert gateway.store.bad_folders.said() == []
+    assert gateway.store.bad_folders.said(gateway.clock.uptime_s()) == []
     assert gateway.store.blobs.get(images.digest(PICTURES[0])) == PICTURES[0]
     gateway.store.close()
 
