@@ -254,8 +254,9 @@ def _damage(path: Path) -> Iterator[None]:
 class Ruin:
     """What is left of a damaged file, read-only: what can be read of it is, and the file stays as it is."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, is_lent: bool = False) -> None:
+        """`is_lent`: its first page is another file's, and its rows may be older than that page's schema."""
+        self._path, self.is_lent = path, is_lent
         self._connection: Connection | None = None
 
     def close(self) -> None:

@@ -42,12 +42,12 @@ class Table:
     key: tuple[str, ...] = ()
     width: int = 0
 
-    def believed(self, row: Row) -> Row | None:
+    def believed(self, row: Row, *, is_lent: bool) -> Row | None:
         """Return a row that was salvaged as it is to be written, or None if it cannot be as it was."""
         if not self.width:
             return row if self.fits(row) else None
         values = row[: self.width]
-        return summed(*values) if is_believed(row, self.width) and self.fits(values) else None
+        return summed(*values) if is_believed(row, self.width, is_lent=is_lent) and self.fits(values) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def carry(ruin: Ruin, database: Database, table: Table, search: Search) -> None:
     """Write the rows of a table that read and fit. Errors: StorageFailed."""
     slices = by_number(ruin, table.name, table.number, search) if table.number else by_name(ruin, table.name, table.key)
     for rows in slices:
-        sound = [row for found in rows if (row := table.believed(found)) is not None]
+        sound = [row for found in rows if (row := table.believed(found, is_lent=ruin.is_lent)) is not None]
         if sound:
             places = ", ".join("?" * len(sound[0]))
             with database.transaction():
@@ -237,7 +237,7 @@ def _opened(old: Path, database: Database) -> Iterator[Ruin]:
             ruin.close()
             database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             lend_first_page(old, database.path, copy)
-            ruin = Ruin(copy)
+            ruin = Ruin(copy, is_lent=True)
         yield ruin
     finally:
         ruin.close()
@@ -255,7 +255,7 @@ def _age_s(ruin: Ruin) -> float:
 
 def _counter(ruin: Ruin) -> Row | None:
     rows = ruin.query("SELECT * FROM counter")
-    return rows[0] if rows and is_believed(rows[0], COUNTER_WIDTH) else None
+    return rows[0] if rows and is_believed(rows[0], COUNTER_WIDTH, is_lent=ruin.is_lent) else None
 
 
 def _own_epochs(ruin: Ruin, reserved: Mapping[str, int]) -> dict[str, int]:
@@ -264,7 +264,7 @@ def _own_epochs(ruin: Ruin, reserved: Mapping[str, int]) -> dict[str, int]:
         row[0]: row
         for rows in by_name(ruin, "own_epoch", ("epoch",))
         for row in rows
-        if is_believed(row, EPOCH_WIDTH)
+        if is_believed(row, EPOCH_WIDTH, is_lent=ruin.is_lent)
         and isinstance(row[0], str)
         and events.EPOCH.match(row[0])
         and all(isinstance(number, int) and number >= 1 for number in row[1:3])

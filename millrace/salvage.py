@@ -6,6 +6,7 @@ who asked judges it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -39,10 +40,12 @@ def knows(ruin: Ruin, table: str) -> bool:
 def lend_first_page(old: Path, fresh: Path, copy: Path) -> None:
     """Make a copy of a file whose first page is damaged, with that of a fresh file of the same making. Errors: OSError.
 
-    The same steps put the same tables at the same places. `fresh` must have nothing in its log.
+    The same steps put the same tables at the same places, and the first of them those of an older version, whose rows
+    lack the later columns. `fresh` must have nothing in its log.
     """
     with fresh.open("rb") as file:
         page = bytearray(file.read(PAGE_BYTES))
+        size_bytes = os.fstat(file.fileno()).st_size
     page[92:96] = b"\0\0\0\0"  # else the fresh file's length would be believed
     if old.exists():
         shutil.copyfile(old, copy)
@@ -51,6 +54,8 @@ def lend_first_page(old: Path, fresh: Path, copy: Path) -> None:
         shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
     with copy.open("r+b" if old.exists() else "wb") as file:
         file.write(page)
+        if os.fstat(file.fileno()).st_size < size_bytes:  # SQLite reads nothing where a table would lie behind the end
+            file.truncate(size_bytes)
 
 
 def by_number(ruin: Ruin, table: str, number: str, search: Search, last: int | None = None) -> Iterator[list[Row]]:

@@ -16,7 +16,7 @@ from cloud_sync.reference_cloud.ledger import APPLICATION_ID as CLOUD_ID
 from cloud_sync.reference_cloud.ledger import Ledger
 from edge_gateway.store import Store
 from millrace.blobs import BlobStore
-from millrace.database import APPLICATION_ID, SCHEMA_VERSION, NewerSchema, mark_damaged
+from millrace.database import APPLICATION_ID, PAGE_BYTES, SCHEMA_VERSION, NewerSchema, mark_damaged
 from millrace.entries import Lane
 from millrace.outbox import Outbox
 
@@ -82,6 +82,42 @@ def test_a_damaged_database_of_version_0_1_0_is_salvaged_with_its_watermarks_and
     assert stream is not None
     assert (stream.watermark, stream.ahead.ranges()) == (41, [(43, 44)])
     assert (store.outbox.next_position, store.outbox.held_rows) == (9, 1)
+    store.close()
+
+
+def _zero_the_first_page(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(PAGE_BYTES))
+
+
+def test_a_spool_of_version_0_1_0_whose_first_page_is_gone_keeps_its_rows_and_declares_what_it_minted(
+    tmp_path: Path,
+) -> None:
+    minted = "UPDATE own_epoch SET next_seq = 6; UPDATE counter SET next_position = 9;"
+    _old(tmp_path / "spool.db", schema_1.SPOOL_DB + ROWS + minted)
+    _zero_the_first_page(tmp_path / "spool.db")
+    spool = _spool(tmp_path)
+    doubt = spool.doubt()
+    assert doubt is not None
+    assert [(row.body, row.intact) for row in spool.read(0, 10)] == [(BODY, True)]
+    assert (spool.next_position, spool.minted()[EPOCH], doubt.ranges) == (9, 5, {EPOCH: (1, 5)})
+    spool.close()
+
+
+@pytest.mark.parametrize("quarantined", [0, 100])
+def test_a_gateways_database_of_version_0_1_0_whose_first_page_is_gone_keeps_rows_and_watermarks(
+    tmp_path: Path, quarantined: int
+) -> None:
+    refused = "INSERT INTO quarantine VALUES (NULL, 1, 'a/b', 'malformed', zeroblob(3000));" * quarantined
+    _old(tmp_path / "gateway.db", schema_1.GATEWAY_DB + ROWS + STREAM + refused)
+    _zero_the_first_page(tmp_path / "gateway.db")
+    store = Store(tmp_path, "machine-1", 1 << 30)
+    stream = store.stream("cam-1", "n7kl47p6")
+    assert stream is not None
+    assert (stream.watermark, stream.ahead.ranges()) == (41, [(43, 44)])
+    assert [row.body for row in store.outbox.read(0, 10)] == [BODY]
+    assert store.outbox.connection.execute("SELECT count(*) FROM quarantine").fetchone() == (quarantined,)
+    assert store.outbox.connection.execute("SELECT count(*) FROM tie").fetchone() == (0,)
     store.close()
 
 
