@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from device_agent.aside import TRIES
 from device_agent.feed import Feed
 from device_agent.packing import Admission
 from device_agent.patience import Patience
@@ -64,7 +63,6 @@ class Keeper:
         )
         self._refused = 0
         self._too_large = ""
-        self._suspected_bytes: int | None = None
         self._said_refused_s = float("-inf")
         self.beat = Beat(time)
 
@@ -160,7 +158,7 @@ class Keeper:
             self._sender.connected(now_s)
             self._said_s = float("-inf")
         elif isinstance(arrival, Disconnected):
-            self._sender.disconnected(now_s)
+            self._sender.disconnected()
         elif isinstance(arrival, Delivery):
             self._hear_message(arrival, now_s)
             arrival.ack()
@@ -218,43 +216,20 @@ class Keeper:
         if self._sender.resend_due(now_s):
             log.info("resend_begun held=%d", self._spool.held_rows)
             self._said_s = float("-inf")
-        self._try_one_aside(now_s, all_else_sent=self._send_in_turn(now_s))
-
-    def _send_in_turn(self, now_s: float) -> bool:
-        """Send what there is room for under way; return whether all that does not wait aside is sent."""
         while self._sender.budget_bytes() > 0:
             entries, buried = self._spool.read(self._sender.cursor, SEND_ROWS), False
             for entry in entries:
                 if self._sender.budget_bytes() <= 0:
-                    return False
-                if self._sender.passes_by(entry.position):
-                    continue
+                    return
                 why = self._send_entry(entry, now_s)
                 if why is not None:
                     self._spool.bury(entry, why)
                     buried = True
             if len(entries) < SEND_ROWS or buried:  # a burial is a commit: many of them are parted
-                return not buried
-        return False
-
-    def _try_one_aside(self, now_s: float, *, all_else_sent: bool) -> None:
-        """Send one of what waits aside, if it is time; what the spool has let go meanwhile waits no more."""
-        aside = self._sender.aside
-        for _ in range(SEND_ROWS if self._sender.is_greeted else 0):
-            position = aside.due(now_s, all_else_sent=all_else_sent)
-            if position is None:
                 return
-            held = next((entry for entry in self._spool.read(position - 1, 1) if entry.position == position), None)
-            why = self._send_entry(held, now_s, is_try=True) if held is not None else None
-            if held is not None and why is None:
-                aside.tried(now_s)
-                return
-            if held is not None and why is not None:
-                self._spool.bury(held, why)
-            aside.gone(position)
 
-    def _send_entry(self, entry: Entry, now_s: float, *, is_try: bool = False) -> str | None:
-        """Hand an entry to the connection, or say why it can never be sent. What is to wait aside is only tried."""
+    def _send_entry(self, entry: Entry, now_s: float) -> str | None:
+        """Hand an entry to the connection, or say why it can never be sent."""
         parcel = self._spool.parcel(entry)
         if parcel is None:
             return "the spool's copy is damaged"
@@ -269,8 +244,6 @@ class Keeper:
         if why is not None and parcel.kind is not topics.Kind.DEVICE_LEDGER:  # its record would be no smaller
             self._too_large = f"declared lost: {why}"
             return why
-        if not is_try and self._sender.passes_by(entry.position, size_bytes):
-            return None
         self._connection.publish(
             topic,
             parcel.payload,
@@ -279,36 +252,18 @@ class Keeper:
             content_type=content_type,
         )
         crashpoints.reached("agent.published")
-        if not is_try:
-            self._sender.sent(entry.position, size_bytes, now_s)
+        self._sender.sent(entry.position, size_bytes, now_s)
         return None
 
     # --- saying
 
     def _say_status(self) -> None:
         now_s = self._clock.uptime_s()
-        suspected_bytes = self._sender.aside.at_least_bytes
-        if suspected_bytes != self._suspected_bytes:
-            self._suspected_bytes, self._said_s = suspected_bytes, float("-inf")
-            if suspected_bytes is not None:
-                log.error("events_wait_aside at_least_bytes=%d reason=%r", suspected_bytes, self._suspicion())
-            else:
-                log.info("events_wait_no_more")
         states = tuple(feed.state for feed in self.feeds)
         if states == self._said and now_s - self._said_s < STATUS_EVERY_S:
             return
         if self._connection.publish(self._status_topic, self._status("online"), retain=True):
             self._said, self._said_s = states, now_s
-
-    def _suspicion(self) -> str:
-        """Say what waits aside and what to do, or nothing."""
-        aside = self._sender.aside
-        if aside.at_least_bytes is None:
-            return ""
-        return (
-            f"{aside.count} of {aside.at_least_bytes} bytes or more wait and are tried now and then: no receipt came "
-            f"for one in {TRIES} tries; is it too large for the broker (max_packet_size, message_size_limit)?"
-        )
 
     def _status(self, state: str) -> bytes:
         now = self._clock.now()
@@ -328,7 +283,7 @@ class Keeper:
                 "held_bytes": self._spool.held_bytes,
                 "refused": self._refused,
                 "shed": self._spool.shed_rows,
-                "too_large": self._suspicion() or self._too_large,
+                "too_large": self._too_large,
                 "unencodable": sum(feed.unencodable for feed in self.feeds),
                 "channels": {feed.name: feed.state for feed in self.feeds},
                 "time": clock.rfc3339(now.wall_ns),

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from device_agent.aside import Aside
-
 
 class Sender:
     """The rules of the first hand-off, over positions in the spool; time is passed in."""
@@ -30,20 +28,15 @@ class Sender:
         self._wait_s = resend_after_s
         self._progress_s = 0.0
         self._hole_s = float("-inf")
-        self._answered = False
-        self.aside = Aside(resend_after_s, resend_max_s)
 
     def connected(self, now_s: float) -> None:
         """Begin anew: what was in flight on the old connection may or may not have arrived."""
         self._connected = True
         self._gateways.clear()
-        self.aside.connected(now_s)
         self._await_greeting(now_s)
 
-    def disconnected(self, now_s: float) -> None:
+    def disconnected(self) -> None:
         """Stop sending."""
-        if self._connected:
-            self._blame_oldest(now_s)
         self._connected = False
         self._gateways.clear()
 
@@ -63,18 +56,13 @@ class Sender:
         """Whether we are connected and a gateway is online."""
         return self._connected and bool(self._gateways)
 
-    @property
-    def is_greeted(self) -> bool:
-        """Whether a gateway has answered on this connection."""
-        return self.far_side_known and self._greeted
-
     def budget_bytes(self) -> int:
         """Return how many bytes may be sent now; 0 or less for none.
 
         On a new connection or gateway session the first receipt is waited for: it says what is already there, and
         whether this spool was set back.
         """
-        if not self.is_greeted:
+        if not self.far_side_known or not self._greeted:
             return 0
         return self.window_bytes - self.in_flight_bytes
 
@@ -87,13 +75,6 @@ class Sender:
         self.in_flight_bytes += size_bytes
         self.cursor = max(self.cursor, position)
 
-    def passes_by(self, position: int, size_bytes: int | None = None) -> bool:
-        """Whether an event is not sent in its turn, because it waits aside; without its size: as far as is known."""
-        waits = self.aside.has(position) if size_bytes is None else self.aside.takes(position, size_bytes)
-        if waits:
-            self.cursor = max(self.cursor, position)
-        return waits
-
     def receipted(
         self, ranges: Iterable[tuple[int, int]], window_bytes: int, now_s: float, *, greets: bool = True
     ) -> None:
@@ -103,12 +84,9 @@ class Sender:
         """
         self._greeted |= greets
         self.window_bytes = min(self._limit_bytes, window_bytes)
-        self._answered |= window_bytes > 0
-        acquitted = False
         highest, delays_s = 0, []
         for first, last in ranges:
             highest = max(highest, last)
-            acquitted |= self.aside.acquitted(first, last)
             if last - first < len(self.in_flight):
                 settled = [position for position in range(first, last + 1) if position in self.in_flight]
             else:
@@ -125,9 +103,6 @@ class Sender:
         hole = any(position < highest for position in self.in_flight)
         if hole and now_s - self._hole_s >= self._wait_s:
             self._hole_s = now_s
-            self._blame_oldest(now_s)
-            self._rewind(now_s)
-        elif acquitted:
             self._rewind(now_s)
 
     def resend_due(self, now_s: float) -> bool:
@@ -138,8 +113,6 @@ class Sender:
         waiting = bool(self.in_flight) or not self._greeted or self.window_bytes <= 0
         if not self.far_side_known or not waiting or now_s - self._progress_s < self._wait_s:
             return False
-        if self._answered:
-            self._blame_oldest(now_s)
         self._wait_s = max(self._wait_s, min(self._wait_s * 2, self._resend_max_s))
         self.window_bytes = max(self.window_bytes, 1)
         self._rewind(now_s)
@@ -151,13 +124,7 @@ class Sender:
         self._wait_s = self._resend_after_s
         self._rewind(now_s)
 
-    def _blame_oldest(self, now_s: float) -> None:
-        if self.in_flight:
-            oldest = min(self.in_flight)
-            self.aside.blame(oldest, self.in_flight[oldest][0], now_s)
-
     def _rewind(self, now_s: float) -> None:
-        self._answered = False
         self.in_flight.clear()
         self.in_flight_bytes = 0
         self.cursor = 0

@@ -83,7 +83,7 @@ def lines(floor: Floor, now_ns: int) -> Iterator[str]:
     for name, value in sorted(floor.devices.items()):
         yield from _damaged(name, value)
         if value.get("too_large"):
-            yield f"  {name} has made events that the broker does not take: {text(value['too_large'])}"
+            yield f"  {name} has made events that the broker does not take; the last one is {text(value['too_large'])}"
     for topic, reason in sorted(floor.unread.items()):
         yield f"cannot read {text(topic)}: {text(reason)}"
 

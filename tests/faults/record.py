@@ -46,7 +46,6 @@ DURABLE_PATH = (
     "cloud_sync/waiting.py",
     "cloud_sync/wire.py",
     "cloud_sync/witness.py",
-    "device_agent/aside.py",
     "device_agent/keeper.py",
     "device_agent/memory.py",
     "device_agent/overflow.py",

@@ -101,7 +101,7 @@ def test_what_is_wrong_with_link_names_and_shares_is_shown() -> None:
 
 def test_an_event_that_the_broker_does_not_take_is_shown_with_what_to_do() -> None:
     floor = heard(d1={"too_large": "declared lost: 9 bytes are too large; raise its limit"}, d2={"too_large": ""})
-    assert "d1 has made events that the broker does not take: declared lost: 9 bytes" in shown(floor)
+    assert "d1 has made events that the broker does not take; the last one is declared lost: 9 bytes" in shown(floor)
     assert "d2 has made" not in shown(floor)
 
 

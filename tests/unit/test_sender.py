@@ -204,7 +204,7 @@ def test_nothing_is_sent_to_who_has_gone(loss: str) -> None:
     if loss == "gateway":
         line.sender.gateway("g1", None, 1.0)
     else:
-        line.sender.disconnected(1.0)
+        line.sender.disconnected()
     assert line.send(1.0) == []
     assert not line.sender.resend_due(1000.0)
 
@@ -215,75 +215,3 @@ def test_one_of_two_gateways_is_enough() -> None:
     line.sender.gateway("g1", None, 1.0)
     line.sender.receipted([], WINDOW, 1.0)
     assert line.send(1.0) == list(range(1, 11))
-
-
-class SizedLine(Line):
-    """A line on which the broker ends the connection at an event of 500 bytes: these positions."""
-
-    def __init__(self, *large: int) -> None:
-        super().__init__(9)
-        self.large, self.tries = set(large), 0
-
-    def size_bytes(self, position: int) -> int:
-        return 500 if position in self.large else SIZE
-
-    def connect(self, now_s: float) -> bool:
-        """Connect and send until all is sent or the connection ends; return whether it stands."""
-        self.meet(now_s)
-        while waiting := sorted(position for position in self.held if position > self.sender.cursor):
-            if self.sender.passes_by(waiting[0], self.size_bytes(waiting[0])):
-                continue
-            self.sender.sent(waiting[0], self.size_bytes(waiting[0]), now_s)
-            if waiting[0] in self.large:
-                self.tries += 1
-                self.sender.disconnected(now_s)
-                return False
-            self.receipt(waiting[0], waiting[0], now_s)
-        return True
-
-
-def test_what_ends_every_connection_waits_by_its_size_and_the_rest_goes() -> None:
-    line = SizedLine(2, 5, 6)
-    connections = [line.connect(now_s) for now_s in range(6)]
-    assert connections == [False] * 5 + [True]
-    assert line.held == {2, 5, 6}
-    assert line.sender.aside.count == 3
-    assert not line.sender.in_flight
-
-
-def test_what_waits_is_tried_less_and_less_often_after_all_else_and_the_first_receipt_acquits_all() -> None:
-    line = SizedLine(2, 5)
-    for now_s in range(6):
-        line.connect(now_s)
-    aside = line.sender.aside
-    assert aside.due(5 + RESEND_S - 0.1, all_else_sent=False) is None
-    assert aside.due(5 + RESEND_S - 2, all_else_sent=True) is None
-    assert aside.due(4 + RESEND_S, all_else_sent=True) == 2
-    aside.tried(10.0)
-    assert aside.due(10 + RESEND_S, all_else_sent=True) == 2
-    aside.tried(15.0)
-    assert aside.due(15 + 2 * RESEND_S - 0.1, all_else_sent=True) is None
-    assert aside.due(15 + 2 * RESEND_S, all_else_sent=True) == 2
-    line.receipt(2, 2, 30.0)
-    assert aside.at_least_bytes is None
-    assert line.send(30.0) == [5]
-
-
-def test_a_line_that_breaks_often_and_moves_on_each_time_suspects_nobody() -> None:
-    line = Line(40)
-    for now_s in range(40):
-        line.meet(now_s)
-        went = line.send(now_s)
-        line.receipt(went[0], went[0], now_s)
-        line.sender.disconnected(now_s)
-        line.sender.disconnected(now_s)  # an attempt that did not even connect
-    assert line.sender.aside.at_least_bytes is None
-    assert not line.held
-
-
-def test_attempts_that_fail_to_connect_blame_nobody() -> None:
-    line = Line().meet()
-    line.send(0.0)
-    for now_s in range(20):
-        line.sender.disconnected(now_s)
-    assert line.sender.aside.at_least_bytes is None
