@@ -241,7 +241,7 @@ class Keeper:
         properties = events.user_properties(parcel.event) if is_frame else ()
         content_type = parcel.event.datacontenttype if is_frame else events.JSON_CONTENT_TYPE
         why = self._connection.too_large(topic, parcel.payload, user_properties=properties, content_type=content_type)
-        if why is not None and parcel.kind is not topics.Kind.DEVICE_LEDGER:  # its record would be no smaller
+        if why is not None and parcel.kind is not topics.Kind.DEVICE_LEDGER:
             self._too_large = f"declared lost: {why}"
             return why
         self._connection.publish(
@@ -252,6 +252,10 @@ class Keeper:
             content_type=content_type,
         )
         crashpoints.reached("agent.published")
+        if why is not None:  # a ledger record: one of its loss would be no smaller
+            self._too_large = f"a ledger record that waits: {why}"
+            self._sender.passed_by(entry.position)
+            return None
         self._sender.sent(entry.position, size_bytes, now_s)
         return None
 
@@ -262,8 +266,8 @@ class Keeper:
         states = tuple(feed.state for feed in self.feeds)
         if states == self._said and now_s - self._said_s < STATUS_EVERY_S:
             return
-        if self._connection.publish(self._status_topic, self._status("online"), retain=True):
-            self._said, self._said_s = states, now_s
+        self._connection.publish(self._status_topic, self._status("online"), retain=True)
+        self._said, self._said_s = states, now_s  # in vain without a connection: the next one asks for it again
 
     def _status(self, state: str) -> bytes:
         now = self._clock.now()

@@ -75,6 +75,10 @@ class Sender:
         self.in_flight_bytes += size_bytes
         self.cursor = max(self.cursor, position)
 
+    def passed_by(self, position: int) -> None:
+        """Note that an entry cannot go on this connection, and that what is behind it may; another one tries again."""
+        self.cursor = max(self.cursor, position)
+
     def receipted(
         self, ranges: Iterable[tuple[int, int]], window_bytes: int, now_s: float, *, greets: bool = True
     ) -> None:

@@ -36,6 +36,7 @@ PAUSE_S = 0.02
 READ_BYTES = 65536
 STEADY_S = 5.0  # a connection that stood for less counts as a failed attempt
 BUSY = b'{"state":"busy"}'  # on the status topic, not retained: it keeps the connection while reading is paused
+SAY_TOO_LARGE_EVERY_S = 60.0
 PACKET_TOO_LARGE = 0x95
 UNSPECIFIED_ERROR = 0x80
 _REFUSED_FOR_GOOD = frozenset({"Not authorized", "Bad user name or password", "Unspecified error"})
@@ -158,6 +159,7 @@ class Connection:
         self._refused_epoch = 0
         self._stood_from_s = 0.0
         self._reason = ""
+        self._said_too_large_s = float("-inf")
         self.denied: tuple[str, ...] = ()
         """Of our subscriptions, those that the broker has denied: nothing is heard on them."""
         self.protocol: Protocol | None = None
@@ -223,9 +225,14 @@ class Connection:
         """Return what a person may look at when connections do not last."""
         if "taken over" in self._reason.lower():  # MQTT 5 tells
             return f" another program connected as {self._client_id!r}: stop one of the two, or give it another name"
-        if stood_s >= STEADY_S or self._settings.username is None:
+        if stood_s >= STEADY_S:
             return ""
-        return f" check: does another program use the account {self._settings.username!r}, or is a topic denied to it?"
+        username, checks = self._settings.username, []
+        if username is not None:
+            checks.append(f"does another program use the account {username!r}, or is a topic denied to it?")
+        if self.protocol == "3.1.1":
+            checks.append("is a message too large for the broker? Then set broker.max_packet_bytes to its limit")
+        return f" check: {' '.join(checks)}" if checks else ""
 
     def _end(self, epoch: int, client: paho.Client) -> None:
         # Ends paho's thread also where the network is dead: it stops at the first pass of its loop.
@@ -299,7 +306,7 @@ class Connection:
             return
         if self._subscriptions:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
-        client.limit = PacketLimit(getattr(properties, "MaximumPacketSize", None))
+        client.limit = PacketLimit(getattr(properties, "MaximumPacketSize", None), self._settings.max_packet_bytes)
         self._client = client
         self._stood_from_s = time.monotonic()
         self._connected_epoch = epoch
@@ -363,14 +370,17 @@ class Connection:
     ) -> bool:
         """Hand a message to the present connection. True promises nothing: wait for a receipt.
 
-        False: there is no connection, or the broker says that it takes no packet of this size.
+        False: there is no connection, or the broker takes no packet of this size, as far as it or the settings say.
         """
         client = self._client
         if client is None:
             return False
         properties = self._publish_properties(user_properties, content_type)
         if (why := _why_not(client, topic, payload, properties)) is not None:
-            log.error("publish_too_large topic=%s reason=%r", topic, why)
+            now_s = time.monotonic()
+            if now_s - self._said_too_large_s >= SAY_TOO_LARGE_EVERY_S:
+                self._said_too_large_s = now_s
+                log.error("publish_too_large topic=%s reason=%r", topic, why)
             return False
         client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         return True
@@ -383,7 +393,7 @@ class Connection:
         user_properties: Sequence[tuple[str, str]] = (),
         content_type: str | None = None,
     ) -> str | None:
-        """Say why the broker would not take this message for its size and what to do, as far as it has told us."""
+        """Say why the broker would not take this message for its size and what to do, as far as is known."""
         client = self._client
         if client is None or not client.limit.matters_to(len(payload)):
             return None

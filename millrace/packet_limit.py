@@ -1,4 +1,4 @@
-"""How large a packet the broker of the present connection takes, as far as it has said so; pure."""
+"""How large a packet the broker of the present connection takes, as far as it or the settings say so; pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ HEADROOM_BYTES = 80 << 10  # more than a packet has beside its payload: a topic 
 class PacketLimit:
     """What one connection has learned; another one begins with a new one."""
 
-    def __init__(self, packet_bytes: int | None = None) -> None:
-        """`packet_bytes`: the largest whole packet, as MQTT 5 says it when connecting; None if nothing was said."""
-        self._packet_bytes = packet_bytes
+    def __init__(self, said_bytes: int | None = None, set_bytes: int | None = None) -> None:
+        """Take the largest whole packet, as MQTT 5 says it when connecting and as it is set; None where it is not."""
+        self._packet_bytes, self._where = said_bytes, "max_packet_size in mosquitto.conf, and a restart"
+        if set_bytes is not None and (said_bytes is None or set_bytes < said_bytes):
+            self._packet_bytes = set_bytes
+            self._where = (
+                "max_packet_size or message_size_limit in mosquitto.conf and a restart, then broker.max_packet_bytes"
+            )
         self._refused_bytes: int | None = None
 
     def matters_to(self, payload_bytes: int) -> bool:
@@ -33,7 +38,7 @@ class PacketLimit:
         if self._packet_bytes is not None and packet_bytes > self._packet_bytes:
             return (
                 f"a packet of {packet_bytes} bytes is too large for the broker, which takes {self._packet_bytes}; "
-                "raise its limit (max_packet_size in mosquitto.conf, and a restart)"
+                f"raise its limit ({self._where})"
             )
         return None
 

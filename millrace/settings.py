@@ -63,6 +63,11 @@ class BrokerSettings(Section):
         30.0,
         description="Longest pause between two attempts to connect; the pause is random up to a doubling bound.",
     )
+    max_packet_bytes: Annotated[int, Field(ge=1024, le=256 << 20)] | None = Field(
+        None,
+        description="Largest whole MQTT packet in bytes, topic and all, that the broker takes; for a limit that it "
+        "does not say (with MQTT 3.1.1, or Mosquitto's message_size_limit). Of this and what it says the lower counts.",
+    )
 
     def password(self) -> str | None:
         """Return the password; ConfigError if the file cannot be read or others may read it."""
