@@ -205,8 +205,8 @@ def test_without_the_setting_nothing_is_given_up_and_what_ends_each_connection_i
     assert "set broker.max_packet_bytes to its limit" in caplog.text
 
 
-def test_where_a_broker_says_nothing_what_is_too_large_waits_aside_and_the_rest_arrives(tmp_path: Path) -> None:
-    """Without the setting, and only where the broker takes the event and drops it: the connection stands."""
+def test_what_a_broker_drops_without_a_word_is_kept_and_the_rest_arrives(tmp_path: Path) -> None:
+    """Without the setting: the connection stands, since the broker takes the event and drops it."""
     with (
         small_mosquitto(tmp_path, "message_size_limit") as broker,
         Receiver(broker, "g1") as gateway,
