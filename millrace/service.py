@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from millrace import heap
 from millrace.cli import EXIT_TRY_LATER
 from millrace.clock import Clock
 
@@ -95,7 +96,7 @@ def run(actors: Sequence[Actor], clock: Clock, *, ready: threading.Event | None 
     for actor in actors:
         actor._thread = threading.Thread(target=body, args=(actor,), name=actor.name, daemon=True)
         actor._thread.start()
-    _supervise(actors, ended, ready)
+    _supervise(actors, ended, ready, clock)
     notify("STOPPING=1")
     log.info("stopping reason=%s", told[0] if told else "an actor ended")
     deadline_s = clock.uptime_s() + JOIN_TIMEOUT_S
@@ -114,10 +115,10 @@ def run(actors: Sequence[Actor], clock: Clock, *, ready: threading.Event | None 
         raise first_error[0]
 
 
-def _supervise(actors: Sequence[Actor], ended: threading.Event, ready: threading.Event | None) -> None:
+def _supervise(actors: Sequence[Actor], ended: threading.Event, ready: threading.Event | None, clock: Clock) -> None:
     watchdog_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
     pause_s = min(0.5, watchdog_s / 4) if watchdog_s else 0.5
-    told = False
+    told, gave_back_s = False, clock.uptime_s()
     silent: set[str] = set()
     while not ended.wait(pause_s if told else 0.02):
         if not told and (ready is None or ready.is_set()):
@@ -133,6 +134,9 @@ def _supervise(actors: Sequence[Actor], ended: threading.Event, ready: threading
         silent = late
         if watchdog_s and not late:
             notify("WATCHDOG=1")
+        if clock.uptime_s() - gave_back_s >= heap.EVERY_S:
+            gave_back_s = clock.uptime_s()
+            heap.give_back()
 
 
 def notify(state: str) -> None:

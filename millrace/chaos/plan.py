@@ -200,6 +200,11 @@ def has_mosquitto() -> bool:
     return shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is not None
 
 
+def usual_broker() -> BrokerKind:
+    """Return the broker of a floor, Mosquitto; where it is not installed the embedded one."""
+    return "mosquitto" if has_mosquitto() else "embedded"
+
+
 def _write_secret(path: Path, secret: str) -> None:
     path.touch(mode=0o600)
     path.write_text(secret, encoding="ascii")

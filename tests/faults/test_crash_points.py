@@ -16,11 +16,11 @@ from faults.table import PROGRAMS
 
 from bench.measures import Measure
 from millrace.chaos.line import POINT_TIMEOUT_S, Line
-from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.plan import Plan, usual_broker
 from millrace.chaos.reckoning import reckon
 from millrace.crashpoints import POINTS, SELDOM
 from millrace.database import mark_of
-from millrace.demo.stage import BrokerKind, StageFailed, wait_until
+from millrace.demo.stage import StageFailed, wait_until
 
 NTH_MAX = 5
 FILES = {"gateway": "gateway/gateway.db", "sync": "gateway/sync.db", "cloud": "cloud/cloud.db"}
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 def test_nothing_is_lost_or_doubled_when_a_program_dies_at_each_of_its_points(
     tmp_path: Path, program: str, measures: list[Measure]
 ) -> None:
-    broker: BrokerKind = "mosquitto" if has_mosquitto() else "embedded"
+    broker = usual_broker()
     times = sized("MILLRACE_POINT_RUNS", 1)
     campaign = Campaign(measures, "crash points", program, times, f"at each point of the {program}, {broker}")
     chance = random.Random(campaign.seed)

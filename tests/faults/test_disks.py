@@ -18,7 +18,7 @@ from faults.small_disk import mounted
 
 from bench.measures import Measure
 from millrace.chaos.line import Line
-from millrace.chaos.plan import Plan
+from millrace.chaos.plan import Plan, usual_broker
 from millrace.chaos.reckoning import reckon
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -38,7 +38,7 @@ def test_every_program_lives_through_full_disks_and_goes_on_when_there_is_room(
         disks = {name: stack.enter_context(mounted(tmp_path / name, size, FILES)) for name, size in PLACES.items()}
         if None in disks.values():
             pytest.skip("cannot mount a small disk here: it needs root")
-        line = stack.enter_context(Line(tmp_path, Plan(min_free_bytes=1 << 20)))
+        line = stack.enter_context(Line(tmp_path, Plan(usual_broker(), min_free_bytes=1 << 20)))
         line.wait_for_flow(FLOW)
         for _ in range(campaign.runs):
             chosen = [disk for disk in disks.values() if disk and chance.random() < 0.5]
@@ -61,7 +61,7 @@ def test_every_program_lives_through_full_disks_and_goes_on_when_there_is_room(
 def test_every_program_lives_through_a_disk_that_fails_for_a_while(tmp_path: Path, measures: list[Measure]) -> None:
     campaign = Campaign(measures, "read only", "", sized("MILLRACE_EIO_CYCLES", 12), "EIO, EROFS, ENOSPC from writes")
     chance = random.Random(campaign.seed)
-    with Line(tmp_path, Plan()) as line:
+    with Line(tmp_path, Plan(usual_broker())) as line:
         line.wait_for_flow(FLOW)
         for _ in range(campaign.runs):
             name = chance.choice(["gateway", "sync", "cloud", *line.plan.names])

@@ -16,15 +16,14 @@ from faults.witnesses import Floor
 
 from bench.measures import Measure, at_most
 from millrace.chaos.line import Line
-from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.plan import Plan, usual_broker
 from millrace.chaos.reckoning import reckon
-from millrace.demo.stage import BrokerKind
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 FLOODER = "flooder"
 QUIET_P99_S = 2.0
 PAUSE_S = 3.0
-BROKER: BrokerKind = "mosquitto" if has_mosquitto() else "embedded"
+BROKER = usual_broker()
 
 
 def test_a_flooding_device_neither_starves_nor_costs_the_quiet_ones_anything(

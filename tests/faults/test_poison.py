@@ -18,16 +18,16 @@ from faults.witnesses import guest, threads_of
 
 from bench.measures import Measure
 from millrace.chaos.line import Line
-from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.plan import Plan, usual_broker
 from millrace.chaos.reckoning import reckon
-from millrace.demo.stage import BrokerKind, wait_until
+from millrace.demo.stage import wait_until
 from millrace.ranges import RangeSet
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 ACCOUNT = "poisoner"
 WATCHED = ("gateway", "sync", "cloud", "broker")
 DRAIN_TIMEOUT_S = 300.0
-BROKER: BrokerKind = "mosquitto" if has_mosquitto() else "embedded"
+BROKER = usual_broker()
 
 
 def test_the_rest_is_delivered_burials_are_exact_and_replays_make_no_new_rows(

@@ -16,7 +16,7 @@ from faults.set_back import FLOW, Misfortunes, judge
 
 from bench.measures import Measure, equal
 from millrace.chaos.line import DRAIN_TIMEOUT_S, Line
-from millrace.chaos.plan import Durability, Plan
+from millrace.chaos.plan import Durability, Plan, usual_broker
 from millrace.demo.stage import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -31,7 +31,7 @@ def test_nothing_is_lost_in_silence_or_doubled_when_files_and_machines_are_set_b
     campaign = Campaign(measures, "set back", durability, sized("MILLRACE_SET_BACKS", 1))
     seed, times = campaign.seed, campaign.runs
     chance = random.Random(seed)
-    with Line(tmp_path, Plan(durability=durability)) as line:
+    with Line(tmp_path, Plan(usual_broker(), durability)) as line:
         misfortunes = Misfortunes(line, chance)
         schedule = [kind for kind in misfortunes.kinds for _ in range(times)]
         chance.shuffle(schedule)

@@ -16,16 +16,15 @@ from faults.growth import Growth
 from bench.measures import Measure, at_most
 from millrace.chaos.line import Line
 from millrace.chaos.mischief import Kind, Mischief
-from millrace.chaos.plan import Plan, has_mosquitto
+from millrace.chaos.plan import Plan, usual_broker
 from millrace.chaos.reckoning import reckon
-from millrace.demo.stage import BrokerKind
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(90_000)]
 DEVICES, READINGS_PER_S, FRAMES_PER_S = 50, 90.0, 10.0
 GENTLE: tuple[Kind, ...] = ("pause", "link cut", "link silent")
 MB_PER_H = 1.0
 JUDGED_FROM_MINUTES = 30  # a shorter run's slope is its warming up
-BROKER: BrokerKind = "mosquitto" if has_mosquitto() else "embedded"
+BROKER = usual_broker()
 
 
 def test_fifty_devices_under_everything_at_random_lose_nothing_and_nobody_grows(

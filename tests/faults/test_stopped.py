@@ -17,15 +17,14 @@ from faults.witnesses import looking_on
 
 from bench.measures import Measure
 from millrace.chaos.line import LIMITS, Line
-from millrace.chaos.plan import KEEPALIVE_S, Plan, has_mosquitto
+from millrace.chaos.plan import KEEPALIVE_S, Plan, usual_broker
 from millrace.chaos.reckoning import reckon
-from millrace.demo.stage import BrokerKind
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 # After so many seconds of a program's silence the gateway's /health may not call that part well any more.
 NOTICED_S = {"gateway": 1.0, "broker": 1.5 * KEEPALIVE_S + 3.0, "cloud": 15.0}
 STARVED_S = 3.0
-BROKER: BrokerKind = "mosquitto" if has_mosquitto() else "embedded"
+BROKER = usual_broker()
 
 
 def _false_oks(name: str, said: list[dict[str, object]]) -> list[str]:

@@ -1,0 +1,45 @@
+"""Memory that was freed goes back to the system, whatever stands behind it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import threading
+
+import pytest
+from unit.fake_clock import FakeClock
+
+from millrace import heap, service
+
+_FREE_ALL_BUT_THE_LAST = """
+from pathlib import Path
+from millrace import heap
+
+def resident_bytes():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+pieces = [bytes(100_000) + b"x" for _ in range(500)]
+last = pieces[-1]
+del pieces
+before = resident_bytes()
+heap.give_back()
+print(before - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library is left to its own ways")
+def test_what_lies_free_below_a_piece_in_use_goes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", _FREE_ALL_BUT_THE_LAST], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 20_000_000
+
+
+def test_a_program_gives_back_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr(heap, "EVERY_S", 0.0)
+    monkeypatch.setattr(heap, "give_back", given_back.set)
+    service.run([service.Actor("waits", lambda: assert_set(given_back), lambda: None)], FakeClock())
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(30)
