@@ -221,9 +221,6 @@ class Keeper:
             for entry in entries:
                 if self._sender.budget_bytes() <= 0:
                     return
-                if entry.position in self._sender.in_flight:
-                    self._sender.passed_by(entry.position)
-                    continue
                 why = self._send_entry(entry, now_s)
                 if why is not None:
                     self._spool.bury(entry, why)

@@ -2,8 +2,7 @@
 
 How long to wait before sending again is learned from what was sent once: twice its delay. A receipt for what was sent
 twice does not say which of the two it is for, and shortens no wait (Karn): else a line slower than the wait would
-be filled with repeats. For the same reason a hole in a receipt has only that sent again which is missing and late: on
-a line that loses something because it is full, the rest is still on its way.
+be filled with repeats.
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ class Sender:
         self._connected = False
         self._greeted = False
         self.window_bytes = window_bytes
-        self.in_flight: dict[int, tuple[int, float, bool]] = {}
-        """Of each position its bytes, when it was sent, and whether that was the first time on this connection."""
+        self.in_flight: dict[int, tuple[int, float | None]] = {}
+        """Of each position its bytes, and when it was sent; None where it was sent before on this connection."""
         self.in_flight_bytes = 0
         self.cursor = 0
         self._highest = 0
         self._wait_s = resend_after_s
-        self._learned_s = 0.0
         self._progress_s = 0.0
         self._hole_s = float("-inf")
 
@@ -72,13 +70,13 @@ class Sender:
         """Note that an entry was handed to the connection."""
         if not self.in_flight:
             self._progress_s = now_s
-        self.in_flight[position] = size_bytes, now_s, position > self._highest
+        self.in_flight[position] = size_bytes, now_s if position > self._highest else None
         self._highest = max(self._highest, position)
         self.in_flight_bytes += size_bytes
         self.cursor = max(self.cursor, position)
 
     def passed_by(self, position: int) -> None:
-        """Note that an entry is under way already, or cannot go on this connection, and that what is behind it may."""
+        """Note that an entry cannot go on this connection, and that what is behind it may; another one tries again."""
         self.cursor = max(self.cursor, position)
 
     def receipted(
@@ -98,15 +96,18 @@ class Sender:
             else:
                 settled = [position for position in self.in_flight if first <= position <= last]
             for position in settled:
-                sent_s, is_first = self._take_out(position)
-                if is_first:
+                size_bytes, sent_s = self.in_flight.pop(position)
+                self.in_flight_bytes -= size_bytes
+                if sent_s is not None:
                     delays_s.append(now_s - sent_s)
             if settled:
                 self._progress_s = now_s
         if delays_s:
-            self._learn(2 * max(delays_s), now_s)
-        if now_s - self._hole_s >= self._resend_after_s:
-            self._send_holes_again(highest, now_s)
+            self._wait_s = max(self._resend_after_s, 2 * max(delays_s))
+        hole = any(position < highest for position in self.in_flight)
+        if hole and now_s - self._hole_s >= self._wait_s:
+            self._hole_s = now_s
+            self._rewind(now_s)
 
     def resend_due(self, now_s: float) -> bool:
         """Say whether nothing has moved for too long; if so, everything unreceipted is due again, with backoff.
@@ -116,39 +117,15 @@ class Sender:
         waiting = bool(self.in_flight) or not self._greeted or self.window_bytes <= 0
         if not self.far_side_known or not waiting or now_s - self._progress_s < self._wait_s:
             return False
-        self._back_off()
+        self._wait_s = max(self._wait_s, min(self._wait_s * 2, self._resend_max_s))
         self.window_bytes = max(self.window_bytes, 1)
         self._rewind(now_s)
         return True
 
-    def _back_off(self) -> None:
-        self._wait_s = max(self._wait_s, min(self._wait_s * 2, self._resend_max_s))
-
-    def _learn(self, wait_s: float, now_s: float) -> None:
-        """Take what a receipt tells of the line. A longer wait is forgotten by and by: not all take equally long."""
-        known_s = self._wait_s * 0.5 ** ((now_s - self._learned_s) / self._resend_max_s)
-        self._wait_s, self._learned_s = max(self._resend_after_s, wait_s, known_s), now_s
-
-    def _send_holes_again(self, highest: int, now_s: float) -> None:
-        """Have that sent again which is missing below the end of a receipt, and is later than others ever were."""
-        late = [p for p, (_, sent_s, _) in self.in_flight.items() if p < highest and now_s - sent_s >= self._wait_s]
-        for position in late:
-            self._take_out(position)
-            self.cursor = min(self.cursor, position - 1)
-        if late:  # and if they only take longer than we know, those after them are to tell us
-            self._hole_s = now_s
-            self._back_off()
-
-    def _take_out(self, position: int) -> tuple[float, bool]:
-        """Count a position as not under way any more; return when it was sent, and whether for the first time."""
-        size_bytes, sent_s, is_first = self.in_flight.pop(position)
-        self.in_flight_bytes -= size_bytes
-        return sent_s, is_first
-
     def _await_greeting(self, now_s: float) -> None:
         self._greeted = False
         self._highest = 0
-        self._wait_s, self._learned_s = self._resend_after_s, now_s
+        self._wait_s = self._resend_after_s
         self._rewind(now_s)
 
     def _rewind(self, now_s: float) -> None:
