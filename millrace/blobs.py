@@ -39,7 +39,7 @@ class BlobStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._named: set[Path] = set()
+        self._named: set[str] = set()
 
     def path(self, sha256: str) -> Path:
         """Return where the blob of this digest lies, whether it is there or not."""
@@ -61,11 +61,12 @@ class BlobStore:
                     make_folder(folder)
                     _write_synced(target, content)
                     new.add(sha256)
-            for folder in {self.path(sha256).parent for sha256 in blobs}:
+            for name in {sha256[:2] for sha256 in blobs}:
+                folder = self._folder / name
                 sync_folder(folder)
-                if folder not in self._named:
+                if name not in self._named:
                     sync_folder(self._folder)
-                    self._named.add(folder)
+                    self._named.add(name)
         except OSError as error:
             self.discard(new)
             if error.errno in _DAMAGED:
