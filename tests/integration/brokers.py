@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,9 +86,15 @@ def denying_mosquitto(home: Path, denied: str) -> Iterator[Address]:
         "anonymousGroup": "all",
     }
     (home / "rules.json").write_text(json.dumps(rules))
-    address = Address(HOST, free_port())
-    lines = [f"listener {address.port} {HOST}", "allow_anonymous true", "user root"]
-    lines += [f"plugin {plugin}", f"plugin_opt_config_file {home / 'rules.json'}"]
+    with open_mosquitto(home, [f"plugin {plugin}", f"plugin_opt_config_file {home / 'rules.json'}"]) as address:
+        yield address
+
+
+@contextmanager
+def open_mosquitto(home: Path, options: Sequence[str], port: int | None = None) -> Iterator[Address]:
+    """A Mosquitto for everybody, with these lines in its configuration."""
+    address = Address(HOST, port or free_port())
+    lines = [f"listener {address.port} {HOST}", "allow_anonymous true", "user root", *options]
     (home / "mosquitto.conf").write_text("\n".join(lines) + "\n")
     with (home / "mosquitto.log").open("wb") as log:
         process = subprocess.Popen([accounts.program("mosquitto"), "-c", home / "mosquitto.conf"], stderr=log)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,17 @@ import cv2
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
-from integration.brokers import HOST, WAIT_S, Address, Client, free_port, skip_without_mosquitto, wait_until
+from integration.brokers import (
+    HOST,
+    WAIT_S,
+    Address,
+    Client,
+    free_port,
+    open_mosquitto,
+    skip_without_mosquitto,
+    wait_until,
+)
 
-from broker_config import accounts
-from broker_config.address import accepts
 from device_agent.app import assemble
 from device_agent.keeper import Keeper
 from device_agent.packing import Admission
@@ -41,18 +47,8 @@ def small_mosquitto(
 ) -> Iterator[Address]:
     """A Mosquitto that takes nothing above its limit, said with one of its two options."""
     skip_without_mosquitto()
-    address = Address(HOST, port or free_port())
-    lines = [f"listener {address.port} {HOST}", "allow_anonymous true", "user root", f"{option} {limit_bytes}"]
-    (home / "mosquitto.conf").write_text("\n".join(lines) + "\n")
-    with (home / "mosquitto.log").open("wb") as log:
-        process = subprocess.Popen([accounts.program("mosquitto"), "-c", home / "mosquitto.conf"], stderr=log)
-    try:
-        wait_until(lambda: process.poll() is not None or accepts(HOST, address.port), "it listens")
-        assert process.poll() is None, (home / "mosquitto.log").read_text()
+    with open_mosquitto(home, [f"{option} {limit_bytes}"], port) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(WAIT_S)
 
 
 class Receiver(Client):

@@ -77,6 +77,15 @@ def true_sums(outbox: Outbox) -> tuple[int, int]:
     return len(rows), sum(len(row.body) for row in rows) + sum(len(outbox.blobs.get(d) or b"") for d in digests)
 
 
+def disorder(path: Path, reopened: Callable[[], Outbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the last of 300 rows out of its order, in a file that is too large to be checked at a start."""
+    outbox = reopened()
+    add(outbox, 300)
+    outbox.close()
+    renumber(path, 300, 130, b"event 300")
+    monkeypatch.setattr("millrace.healing.CHECK_BUDGET_S", 0.0)
+
+
 # Order and numbers
 
 
@@ -84,11 +93,7 @@ def test_rows_out_of_their_order_are_damage_and_the_next_start_heals_it(
     path: Path, reopened: Callable[[], Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads on from the last row that came would be given some of them for ever."""
-    outbox = reopened()
-    add(outbox, 300)
-    outbox.close()
-    renumber(path, 300, 130, b"event 300")
-    monkeypatch.setattr("millrace.healing.CHECK_BUDGET_S", 0.0)  # as with a file that is too large to check at a start
+    disorder(path, reopened, monkeypatch)
     outbox = reopened()
     with pytest.raises(Damaged, match="out of their order"):
         outbox.read(0, 1000)
@@ -100,11 +105,7 @@ def test_rows_out_of_their_order_are_damage_and_the_next_start_heals_it(
 def test_rows_out_of_their_order_do_not_keep_a_file_that_was_set_back_from_its_accounts(
     path: Path, reopened: Callable[[], Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outbox = reopened()
-    add(outbox, 300)
-    outbox.close()
-    renumber(path, 300, 130, b"event 300")
-    monkeypatch.setattr("millrace.healing.CHECK_BUDGET_S", 0.0)
+    disorder(path, reopened, monkeypatch)
     monkeypatch.setattr("millrace.doubts.KEYS_AT_ONCE", 250)
     outbox = reopened()
     with pytest.raises(Damaged, match="out of their order"):
