@@ -122,6 +122,7 @@ def _supervise(actors: Sequence[Actor], ended: threading.Event, ready: threading
     silent: set[str] = set()
     while not ended.wait(pause_s if told else 0.02):
         if not told and (ready is None or ready.is_set()):
+            heap.stay()
             notify("READY=1")
             told = True
         late = {

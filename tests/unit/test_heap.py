@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 from unit.fake_clock import FakeClock
@@ -34,11 +36,32 @@ def test_what_lies_free_below_a_piece_in_use_goes_back() -> None:
     assert int(done.stdout) > 20_000_000
 
 
+def test_what_only_itself_holds_goes_too() -> None:
+    ring = _Ring()
+    left = weakref.ref(ring)
+    del ring
+    heap.give_back()
+    assert left() is None
+
+
+def test_what_was_there_at_the_start_is_not_looked_at_again() -> None:
+    heap.stay()
+    try:
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()
+
+
 def test_a_program_gives_back_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back = threading.Event()
     monkeypatch.setattr(heap, "EVERY_S", 0.0)
     monkeypatch.setattr(heap, "give_back", given_back.set)
     service.run([service.Actor("waits", lambda: assert_set(given_back), lambda: None)], FakeClock())
+
+
+class _Ring:
+    def __init__(self) -> None:
+        self.itself = self
 
 
 def assert_set(event: threading.Event) -> None:
