@@ -272,7 +272,11 @@ class PublishSettings(Section):
         5.0,
         description="Seconds without a receipt after which events are sent again; longer where receipts take longer.",
     )
-    resend_max_s: Seconds = Field(60.0, description="Longest pause between two resends; the pause doubles up to it.")
+    resend_max_s: Annotated[float, Field(gt=0, le=600)] = Field(
+        60.0,
+        description="Longest pause between two resends; the pause doubles up to it. A gateway waits 900 s for a bad "
+        "folder of pictures and must hear of a frame again within that.",
+    )
     window_bytes: Bytes = Field(
         2 << 20, description="Most bytes sent and not yet receipted; a gateway may ask for less."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from click.testing import CliRunner
 from millrace import programs, reference
 from millrace.config_command import command
 
-PAGE = Path(__file__).parents[2] / "docs" / "config.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "config.md"
+PROSE = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 
 AGENT = """
 device: cam-1
@@ -36,6 +39,15 @@ def written(path: Path, text: str) -> Path:
 def test_the_page_in_docs_is_what_the_code_says() -> None:
     models = {program: programs.model_of(program) for program in programs.MODELS}
     assert PAGE.read_text(encoding="utf-8") == reference.markdown(models), "run: millrace config docs > docs/config.md"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_a_setting_that_a_page_names_exists(page: Path) -> None:
+    """A name in two parts, of which the first is a section and the second has an underscore, is meant as a setting."""
+    known = {key.path for program in programs.MODELS for key in reference.keys_of(programs.model_of(program))}
+    sections = {path.split(".")[0] for path in known if "." in path}
+    named = re.findall(r"`(([a-z_]+)\.[a-z]+_[a-z_]+)[`:]", page.read_text(encoding="utf-8"))
+    assert [name for name, section in named if section in sections and name not in known] == []
 
 
 @pytest.mark.parametrize("program", programs.MODELS)
