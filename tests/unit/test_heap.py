@@ -29,11 +29,39 @@ heap.give_back()
 print(before - resident_bytes())
 """
 
+_TWENTY_THREADS_AT_ONCE = """
+import ctypes, sys, threading
+from millrace import heap
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library is left to its own ways")
+heap.share()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(21)
+
+def take():
+    libc.malloc(1000)
+    together.wait()
+
+for _ in range(20):
+    threading.Thread(target=take).start()
+together.wait()
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+GLIBC_ONLY = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library is left to its own ways")
+
+
+@GLIBC_ONLY
 def test_what_lies_free_below_a_piece_in_use_goes_back() -> None:
     done = subprocess.run([sys.executable, "-c", _FREE_ALL_BUT_THE_LAST], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 20_000_000
+
+
+@GLIBC_ONLY
+def test_many_threads_share_a_few_arenas() -> None:
+    done = subprocess.run([sys.executable, "-c", _TWENTY_THREADS_AT_ONCE], capture_output=True, text=True, check=True)
+    assert 1 <= done.stdout.count("<heap nr=") <= heap.ARENAS
 
 
 def test_what_only_itself_holds_goes_too() -> None:
