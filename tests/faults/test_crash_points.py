@@ -1,5 +1,7 @@
 """Each program dies at each named point between two steps of the walk: nothing is lost, doubled or stuck.
 
+After each round of its deaths the line catches up by itself: in a program that does nothing but die, what waits grows.
+
 MILLRACE_POINT_RUNS sets how often at each point, MILLRACE_SEED repeats a run's choice of which time there.
 """
 
@@ -15,7 +17,7 @@ from faults.campaign import Campaign, sized
 from faults.table import PROGRAMS
 
 from bench.measures import Measure
-from millrace.chaos.line import POINT_TIMEOUT_S, Line
+from millrace.chaos.line import DRAIN_TIMEOUT_S, POINT_TIMEOUT_S, Line
 from millrace.chaos.plan import Plan, usual_broker
 from millrace.chaos.reckoning import reckon
 from millrace.crashpoints import POINTS, SELDOM
@@ -23,6 +25,8 @@ from millrace.database import mark_of
 from millrace.demo.stage import StageFailed, wait_until
 
 NTH_MAX = 5
+CAUGHT_UP = 500
+"""So many events waiting at any one place are what it has within seconds of its usual life."""
 FILES = {"gateway": "gateway/gateway.db", "sync": "gateway/sync.db", "cloud": "cloud/cloud.db"}
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
@@ -46,6 +50,8 @@ def test_nothing_is_lost_or_doubled_when_a_program_dies_at_each_of_its_points(
             chance.shuffle(often)
             missed += line.crash_in_a_row(name, [(point, chance.randint(1, NTH_MAX)) for point in often])
             line.wait_for_flow(1)
+            if not wait_until(lambda: max(line.waiting().values()) < CAUGHT_UP, DRAIN_TIMEOUT_S):
+                raise StageFailed(f"waiting still: {line.waiting()}\n{line.last_words()}")
             missed += [point for point in chance.sample(seldom, len(seldom)) if not _seldom(line, name, point)]
         campaign.end(reckon(line), [f"the {program} never came to {point}" for point in missed])
     assert len(line.kills) == times * (1 + len(often) + 2 * len(seldom))
