@@ -122,8 +122,7 @@ class Run:
     """One campaign: `fault` as table.FAULTS names it, `variant` a broker, a durability, whose code; `runs` faults done.
 
     `promised` to `out_of_order` count keys of the producers' own ledger. `void` is written by hand, with the
-    reason as note: its conditions were not those of the campaign, such as a machine that other work starved, or what it
-    failed at was mended outside the durable path and is to be judged anew.
+    reason as note: its conditions were not those of the campaign, such as a machine that other work starved.
     """
 
     fault: str
