@@ -14,7 +14,7 @@ from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
 from edge_gateway.engines.engine import Engine, EngineFailed
 from edge_gateway.engines.litert import LiteRtEngine
-from edge_gateway.prediction import check_output, check_quantization, classify
+from edge_gateway.prediction import check_outputs, check_quantization, classify
 from edge_gateway.settings import ModelSettings
 from edge_gateway.tensors import Preparation
 from millrace.images import BadPicture
@@ -56,10 +56,10 @@ class Models:
                 model = loaded[place]
                 tensor = model.preparation.tensor(picture)
                 begun_s = time.perf_counter()
-                output = model.engine.infer(tensor)
+                outputs = model.engine.infer(tensor)
                 infer_ms = (time.perf_counter() - begun_s) * 1000
                 outcome.predictions.append(
-                    (classify(model.bundle, model.engine.output, output), model.threshold, infer_ms)
+                    (classify(model.bundle, model.engine.outputs[0], outputs[0]), model.threshold, infer_ms)
                 )
         except BadPicture as error:
             outcome.malformed = str(error)
@@ -82,8 +82,8 @@ class Models:
 
     def _load(self, bundle: Bundle, settings: ModelSettings) -> _Loaded:
         engine = LiteRtEngine(bundle.model, bundle.name)
-        check_output(bundle, engine.output)
-        check_quantization(bundle, engine.input, engine.output)
+        check_outputs(bundle, engine.outputs)
+        check_quantization(bundle, engine.input, engine.outputs)
         preparation = Preparation(bundle.manifest.input, engine.input, self._max_pixels, bundle.name)
         threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
         return _Loaded(bundle, engine, preparation, threshold)

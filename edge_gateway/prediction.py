@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,23 +21,25 @@ class Prediction:
     defect: bool
 
 
-def check_output(bundle: Bundle, output: TensorInfo) -> None:
-    """Raise EngineFailed if the model has not one output for each label."""
-    outputs = int(np.prod(output.shape))
-    if outputs != len(bundle.labels):
+def check_outputs(bundle: Bundle, outputs: Sequence[TensorInfo]) -> None:
+    """Raise EngineFailed if the model has not one tensor with a score for each label."""
+    scores = [int(np.prod(output.shape)) for output in outputs]
+    if scores != [len(bundle.labels)]:
         raise EngineFailed(
-            f"model {bundle.name}: has {outputs} outputs and {len(bundle.labels)} labels;"
+            f"model {bundle.name}: has {', '.join(map(str, scores))} outputs and {len(bundle.labels)} labels;"
             f" mend the labels in {bundle.folder}"
         )
 
 
-def check_quantization(bundle: Bundle, given: TensorInfo, output: TensorInfo) -> None:
+def check_quantization(bundle: Bundle, given: TensorInfo, outputs: Sequence[TensorInfo]) -> None:
     """Raise EngineFailed if the manifest says another quantization than the model has."""
     said = bundle.manifest.quantization
-    found = "full_integer" if given.dtype.kind in "iu" and output.dtype.kind in "iu" else "none"
+    tensors = [given, *outputs]
+    found = "full_integer" if all(tensor.dtype.kind in "iu" for tensor in tensors) else "none"
     if said is not None and said != found:
         raise EngineFailed(
-            f"model {bundle.name}: takes {given.dtype} and gives {output.dtype}, but its manifest says"
+            f"model {bundle.name}: takes {given.dtype} and gives {', '.join(str(output.dtype) for output in outputs)},"
+            f" but its manifest says"
             f" quantization: {said}; mend the manifest"
         )
 

@@ -1,4 +1,4 @@
-"""What every engine gives: tensors described once, and `infer` on one input."""
+"""What every engine gives: tensors described once, and `infer` from one input to all outputs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,22 @@ class TensorInfo:
     dtype: np.dtype[Any]
     scale: float
     zero_point: int
+    name: str = ""
 
 
 class Engine(Protocol):
     """One loaded model; used by one thread."""
 
     input: TensorInfo
-    output: TensorInfo
+    outputs: tuple[TensorInfo, ...]
 
-    def infer(self, tensor: Tensor) -> Tensor:
-        """Return the output tensor (a copy) for an input of `input`'s shape and type; EngineFailed if it breaks."""
+    def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Return one tensor (a copy) for each of `outputs`, for an input of `input`'s shape and type.
+
+        Errors: EngineFailed if it breaks; what was asked may be asked again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the model and of what runs it; nothing is asked of the engine afterwards."""
         ...

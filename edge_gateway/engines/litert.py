@@ -26,21 +26,27 @@ class LiteRtEngine:
         except (ValueError, RuntimeError) as error:
             raise EngineFailed(f"model {name}: LiteRT refuses it: {str(error).strip().splitlines()[0]}") from None
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise EngineFailed(f"model {name}: has {len(inputs)} inputs and {len(outputs)} outputs; one of each is run")
-        self.input, self.output = _info(inputs[0]), _info(outputs[0])
-        self._in, self._out = inputs[0]["index"], outputs[0]["index"]
+        if len(inputs) != 1:
+            raise EngineFailed(f"model {name}: has {len(inputs)} inputs; models with one are run")
+        self.input, self.outputs = _info(inputs[0]), tuple(_info(output) for output in outputs)
+        self._in, self._out = inputs[0]["index"], [output["index"] for output in outputs]
 
-    def infer(self, tensor: Tensor) -> Tensor:
-        """Return the output for one input."""
+    def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for one input."""
         try:
             self._interpreter.set_tensor(self._in, tensor)
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise EngineFailed(f"model {self._name}: {str(error).strip().splitlines()[0]}") from None
-        return np.asarray(self._interpreter.get_tensor(self._out))
+        return tuple(np.asarray(self._interpreter.get_tensor(index)) for index in self._out)
+
+    def close(self) -> None:
+        """Let go of the interpreter."""
+        del self._interpreter
 
 
 def _info(detail: dict[str, Any]) -> TensorInfo:
     scale, zero_point = detail["quantization"]
-    return TensorInfo(tuple(int(side) for side in detail["shape"]), np.dtype(detail["dtype"]), scale, zero_point)
+    return TensorInfo(
+        tuple(int(side) for side in detail["shape"]), np.dtype(detail["dtype"]), scale, zero_point, detail["name"]
+    )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_gateway.bundle import Bundle, Manifest
 from edge_gateway.engines.engine import EngineFailed, TensorInfo
-from edge_gateway.prediction import Prediction, check_output, classify
+from edge_gateway.prediction import Prediction, check_outputs, classify
 
 LABELS = ("ok", "scratch", "stain")
 PLAIN = TensorInfo((1, 3), np.dtype(np.float32), 0.0, 0)
@@ -81,9 +81,9 @@ def test_a_score_is_always_between_0_and_1(scores: list[float], activation: str)
 @pytest.mark.parametrize("shape", [(1, 2), (1, 4), (1, 1, 1, 1001)])
 def test_a_model_with_another_number_of_outputs_than_labels_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(EngineFailed, match=rf"has {shape[-1]} outputs and 3 labels"):
-        check_output(bundle(), TensorInfo(shape, np.dtype(np.float32), 0.0, 0))
+        check_outputs(bundle(), [TensorInfo(shape, np.dtype(np.float32), 0.0, 0)])
 
 
 def test_outputs_may_lie_in_any_shape() -> None:
-    check_output(bundle(), TensorInfo((1, 1, 1, 3), np.dtype(np.float32), 0.0, 0))
+    check_outputs(bundle(), [TensorInfo((1, 1, 1, 3), np.dtype(np.float32), 0.0, 0)])
     assert classify(bundle(), PLAIN, floats(0.1, 0.8, 0.1).reshape(1, 1, 1, 3)).label == "scratch"
