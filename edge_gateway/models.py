@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
-from edge_gateway.engines.engine import Engine, EngineFailed
+from edge_gateway.engines.engine import Engine, EngineFailed, Tensor, TensorInfo
 from edge_gateway.engines.litert import LiteRtEngine
 from edge_gateway.prediction import check_outputs, check_quantization, classify
 from edge_gateway.settings import ModelSettings
@@ -32,6 +32,15 @@ class _Loaded:
     threshold: float
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What somebody with tensors of his own has to know of a model."""
+
+    bundle: Bundle
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...]
+
+
 class Models:
     """All bound models. `infer` may be called from any worker thread; each thread has interpreters of its own."""
 
@@ -41,11 +50,17 @@ class Models:
         self._max_pixels = max_pixels
         self.bundles = [load_bundle(model.bundle) for model in settings]
         self._local = threading.local()
-        self._loaded()
+        self._described = [
+            Description(model.bundle, model.engine.input, model.engine.outputs) for model in self._loaded()
+        ]
 
     def serving(self, device: str, channel: str) -> list[int]:
         """Return which models serve a channel, by their place in the settings."""
         return [place for place, model in enumerate(self._settings) if model.serves(device, channel)]
+
+    def describe(self) -> list[Description]:
+        """Return what goes into each model and what comes out, by their place in the settings."""
+        return self._described
 
     def infer(self, picture: bytes, places: Sequence[int]) -> Outcome:
         """Return what each of these models says of a picture; a picture that cannot be decoded is malformed."""
@@ -66,6 +81,14 @@ class Models:
         except EngineFailed as error:
             outcome.malformed = f"inference failed: {error}"
         return outcome
+
+    def infer_raw(self, place: int, given: Tensor | bytes) -> tuple[Tensor, ...]:
+        """Return all outputs of the model at `place` for one tensor of its input's shape and type, or for a picture.
+
+        Errors: BadPicture, EngineFailed.
+        """
+        model = self._loaded()[place]
+        return model.engine.infer(model.preparation.tensor(given) if isinstance(given, bytes) else given)
 
     def warm_up(self) -> None:
         """Load this thread's interpreters and run each once."""

@@ -18,6 +18,7 @@ from functools import partial
 
 from edge_gateway.admission import Arrived, Outcome
 from edge_gateway.commit import Committer, Finished
+from edge_gateway.engines.engine import Tensor
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.own_events import alarm_message, result_message
@@ -91,6 +92,10 @@ class Workers:
         places = self._models.serving(arrived.device, str(arrived.topic.channel))
         if places:
             arrived.outcome = self._pool.submit(self._models.infer, arrived.payload, places)
+
+    def ask(self, place: int, given: Tensor | bytes) -> Future[tuple[Tensor, ...]]:
+        """Begin a bare inference for somebody who is no frame; the future gives what Models.infer_raw gives."""
+        return self._pool.submit(self._models.infer_raw, place, given)
 
     def close(self) -> None:
         """End the threads."""

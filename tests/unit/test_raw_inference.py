@@ -1,0 +1,65 @@
+"""Bare inference: a tensor in, all outputs out, on the threads of the workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_gateway.engines.engine import Tensor
+from edge_gateway.models import Models
+from edge_gateway.pipeline import Workers
+from edge_gateway.settings import ModelSettings
+from millrace.images import BadPicture
+from millrace_models import bundle_path
+
+PICTURE = bytes(cv2.imencode(".png", np.full((96, 96, 3), 128, np.uint8))[1].tobytes())
+
+
+class Watched(Models):
+    """Models that remember which threads inferred."""
+
+    threads: set[str]
+
+    def infer_raw(self, place: int, given: Tensor | bytes) -> tuple[Tensor, ...]:
+        self.threads.add(threading.current_thread().name)
+        return super().infer_raw(place, given)
+
+
+@pytest.fixture(scope="module")
+def models() -> Watched:
+    models = Watched([ModelSettings(bundle=bundle_path("parts"))], 1_000_000)
+    models.threads = set()
+    return models
+
+
+@pytest.fixture(scope="module")
+def workers(models: Models) -> Iterator[Workers]:
+    workers = Workers(models, 1)
+    yield workers
+    workers.close()
+
+
+def test_a_model_says_what_goes_in_and_what_comes_out(models: Models) -> None:
+    (said,) = models.describe()
+    assert said.bundle.name == "parts@1"
+    assert (said.input.shape, said.input.dtype) == ((1, 96, 96, 3), np.uint8)
+    assert [output.shape for output in said.outputs] == [(1, len(said.bundle.labels))]
+
+
+def test_a_tensor_and_its_picture_give_the_same_on_a_thread_of_the_workers(models: Watched, workers: Workers) -> None:
+    (from_picture,) = workers.ask(0, PICTURE).result(60)
+    (said,) = models.describe()
+    tensor = np.full(said.input.shape, 128, np.uint8)  # this model takes the pixels as they are
+    (from_tensor,) = workers.ask(0, tensor).result(60)
+    assert (from_picture.dtype, from_picture.shape) == (said.outputs[0].dtype, said.outputs[0].shape)
+    assert (from_picture == from_tensor).all()
+    assert {name.rpartition("_")[0] for name in models.threads} == {"worker"}
+
+
+def test_what_is_no_picture_is_said_to_who_asked(workers: Workers) -> None:
+    with pytest.raises(BadPicture, match="not a JPEG, PNG or WebP"):
+        workers.ask(0, b"hello").result(60)
