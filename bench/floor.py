@@ -143,10 +143,9 @@ def _frames() -> list[bytes]:
 
 def _limit_per_s(bundle: Path, frames: list[bytes]) -> float:
     """Return decode + invoke alone, one interpreter for each core."""
-    models = Models([ModelSettings(bundle=bundle)], 12_000_000)
     threads = len(os.sched_getaffinity(0))
+    models = Models([ModelSettings(bundle=bundle)], 12_000_000, threads)
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda _: models.warm_up(), range(threads * 4)))
         begun_s = time.perf_counter()
         list(pool.map(lambda number: models.infer(frames[number % len(frames)], [0]), range(FRAMES)))
         return FRAMES / (time.perf_counter() - begun_s)

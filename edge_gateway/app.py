@@ -16,7 +16,7 @@ from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Line, Workers, Writer
+from edge_gateway.pipeline import Line, Workers, Writer, worker_count
 from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
@@ -63,7 +63,7 @@ def serve(settings: GatewaySettings) -> None:
     time = clock.SystemClock()
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
     try:
-        models = Models(settings.models, settings.limits.max_pixels)
+        models = Models(settings.models, settings.limits.max_pixels, worker_count(settings.workers))
         workers = Workers(models, settings.workers)
     except EngineFailed as error:
         raise ConfigError([str(error)]) from None

@@ -1,35 +1,22 @@
-"""The models that serve a channel: checked and warmed before the first frame, one interpreter for each worker."""
+"""The models that serve a channel: checked and warm before the first frame, each with interpreters of its own."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-import numpy as np
+from functools import partial
 
 from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
-from edge_gateway.engines.engine import Engine, EngineFailed, Tensor, TensorInfo
-from edge_gateway.engines.litert import LiteRtEngine
-from edge_gateway.prediction import check_outputs, check_quantization, classify
+from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
+from edge_gateway.loaded import Loaded, load
+from edge_gateway.serving import Serving
 from edge_gateway.settings import ModelSettings
-from edge_gateway.tensors import Preparation
 from millrace.images import BadPicture
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """One model on one worker's thread."""
-
-    bundle: Bundle
-    engine: Engine
-    preparation: Preparation
-    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +29,26 @@ class Description:
 
 
 class Models:
-    """All bound models. `infer` may be called from any worker thread; each thread has interpreters of its own."""
+    """All bound models. `infer` may be called from any thread."""
 
-    def __init__(self, settings: Sequence[ModelSettings], max_pixels: int) -> None:
-        """Read and check every bundle, and load each once; ConfigError or EngineFailed says what does not fit."""
+    def __init__(self, settings: Sequence[ModelSettings], max_pixels: int, workers: int = 1) -> None:
+        """Read, check and load every bundle for so many workers; ConfigError or EngineFailed says what does not fit."""
         self._settings = list(settings)
-        self._max_pixels = max_pixels
-        self.bundles = [load_bundle(model.bundle) for model in settings]
-        self._local = threading.local()
-        self._described = [
-            Description(model.bundle, model.engine.input, model.engine.outputs) for model in self._loaded()
+        bundles = [load_bundle(model.bundle) for model in settings]
+        self._serving = [
+            Serving(bundle, partial(load, settings=model, max_pixels=max_pixels), model.engines(workers))
+            for bundle, model in zip(bundles, settings, strict=True)
         ]
+
+    @property
+    def bundles(self) -> list[Bundle]:
+        """The bundles that serve now, by their place in the settings."""
+        return [serving.bundle for serving in self._serving]
+
+    @property
+    def engines(self) -> list[int]:
+        """On how many threads each model may work at once, by its place in the settings."""
+        return [serving.engines for serving in self._serving]
 
     def serving(self, device: str, channel: str) -> list[int]:
         """Return which models serve a channel, by their place in the settings."""
@@ -60,22 +56,16 @@ class Models:
 
     def describe(self) -> list[Description]:
         """Return what goes into each model and what comes out, by their place in the settings."""
-        return self._described
+        return [Description(serving.bundle, serving.input, serving.outputs) for serving in self._serving]
 
     def infer(self, picture: bytes, places: Sequence[int]) -> Outcome:
         """Return what each of these models says of a picture; a picture that cannot be decoded is malformed."""
         outcome = Outcome()
-        loaded = self._loaded()
         try:
             for place in places:
-                model = loaded[place]
-                tensor = model.preparation.tensor(picture)
-                begun_s = time.perf_counter()
-                outputs = model.engine.infer(tensor)
-                infer_ms = (time.perf_counter() - begun_s) * 1000
-                outcome.predictions.append(
-                    (classify(model.bundle, model.engine.outputs[0], outputs[0]), model.threshold, infer_ms)
-                )
+                with self.lent(place) as model:
+                    prediction, infer_ms = model.answer(picture)
+                    outcome.predictions.append((prediction, model.threshold, infer_ms))
         except BadPicture as error:
             outcome.malformed = str(error)
         except EngineFailed as error:
@@ -87,26 +77,15 @@ class Models:
 
         Errors: BadPicture, EngineFailed.
         """
-        model = self._loaded()[place]
-        return model.engine.infer(model.preparation.tensor(given) if isinstance(given, bytes) else given)
+        with self.lent(place) as model:
+            return model.engine.infer(model.preparation.tensor(given) if isinstance(given, bytes) else given)
 
-    def warm_up(self) -> None:
-        """Load this thread's interpreters and run each once."""
-        for model in self._loaded():
-            shape = model.engine.input
-            model.engine.infer(np.zeros(shape.shape, shape.dtype))
-
-    def _loaded(self) -> list[_Loaded]:
-        found: list[_Loaded] | None = getattr(self._local, "models", None)
-        if found is None:
-            found = [self._load(bundle, model) for bundle, model in zip(self.bundles, self._settings, strict=True)]
-            self._local.models = found
-        return found
-
-    def _load(self, bundle: Bundle, settings: ModelSettings) -> _Loaded:
-        engine = LiteRtEngine(bundle.model, bundle.name)
-        check_outputs(bundle, engine.outputs)
-        check_quantization(bundle, engine.input, engine.outputs)
-        preparation = Preparation(bundle.manifest.input, engine.input, self._max_pixels, bundle.name)
-        threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
-        return _Loaded(bundle, engine, preparation, threshold)
+    @contextmanager
+    def lent(self, place: int) -> Iterator[Loaded]:
+        """Lend an interpreter of the model that serves at `place`, once one is idle; nobody else uses it meanwhile."""
+        while (loaded := (serving := self._serving[place]).borrow()) is None:
+            pass  # another bundle has taken its place
+        try:
+            yield loaded
+        finally:
+            serving.give_back(loaded)

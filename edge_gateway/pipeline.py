@@ -11,13 +11,14 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
 
 from edge_gateway.admission import Arrived, Outcome
 from edge_gateway.commit import Committer, Finished
+from edge_gateway.crew import Crew
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
@@ -71,35 +72,32 @@ class Line:
 
 
 class Workers:
-    """The inference threads: each has interpreters of its own."""
+    """The inference threads, and what waits for them; no model holds more of them than its share."""
 
     def __init__(self, models: Models, count: int) -> None:
-        """Start `count` threads (0: one for each core) and warm each up."""
-        self.count = count or len(os.sched_getaffinity(0))
+        """Start `count` threads (0: one for each core)."""
+        self.count = worker_count(count)
         self._models = models
-        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="worker")
-        together = threading.Barrier(self.count)
-
-        def warm_up() -> None:
-            together.wait()
-            models.warm_up()
-
-        for warmed in [self._pool.submit(warm_up) for _ in range(self.count)]:
-            warmed.result()
+        self._crew = Crew(self.count, models.engines)
 
     def start(self, arrived: Arrived) -> None:
         """Begin the inference of a frame; its outcome is a future on the arrival itself."""
         places = self._models.serving(arrived.device, str(arrived.topic.channel))
         if places:
-            arrived.outcome = self._pool.submit(self._models.infer, arrived.payload, places)
+            arrived.outcome = self._crew.submit(places, partial(self._models.infer, arrived.payload, places))
 
     def ask(self, place: int, given: Tensor | bytes) -> Future[tuple[Tensor, ...]]:
         """Begin a bare inference for somebody who is no frame; the future gives what Models.infer_raw gives."""
-        return self._pool.submit(self._models.infer_raw, place, given)
+        return self._crew.submit([place], partial(self._models.infer_raw, place, given))
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._crew.close()
+
+
+def worker_count(wanted: int) -> int:
+    """Return how many inference threads there are where the settings say so many: 0 is one for each core."""
+    return wanted or len(os.sched_getaffinity(0))
 
 
 class Writer:

@@ -26,10 +26,19 @@ class ModelSettings(Section):
     threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Score below which an answer is not sure, 0 to 1; none for the bundle's own."
     )
+    workers_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Share of the workers that may be at work on this model at once, 0 to 1, at least one of them;"
+        " a heavy model with less than all leaves the others theirs.",
+    )
 
     def serves(self, device: str, channel: str) -> bool:
         """Say whether this model is bound to a channel."""
         return any(fnmatchcase(f"{device}/{channel}", pattern) for pattern in self.channels)
+
+    def engines(self, workers: int) -> int:
+        """Return how many of so many workers may be at work on this model at once."""
+        return max(1, round(workers * self.workers_ratio))
 
 
 class OverflowSettings(Section):

@@ -1,0 +1,48 @@
+"""One model on one interpreter: it makes an input of a picture, runs, and makes an answer of the outputs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_gateway.bundle import Bundle
+from edge_gateway.engines.engine import Engine
+from edge_gateway.engines.litert import LiteRtEngine
+from edge_gateway.prediction import Prediction, check_outputs, check_quantization, classify
+from edge_gateway.settings import ModelSettings
+from edge_gateway.tensors import Preparation
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A bundle's model, loaded and warm; used by one thread at a time."""
+
+    bundle: Bundle
+    engine: Engine
+    preparation: Preparation
+    threshold: float
+    """Score below which an answer is not sure."""
+
+    def answer(self, picture: bytes) -> tuple[Prediction, float]:
+        """Return what the model says of a picture, and the milliseconds in the engine.
+
+        Errors: BadPicture, EngineFailed.
+        """
+        tensor = self.preparation.tensor(picture)
+        begun_s = time.perf_counter()
+        outputs = self.engine.infer(tensor)
+        infer_ms = (time.perf_counter() - begun_s) * 1000
+        return classify(self.bundle, self.engine.outputs[0], outputs[0]), infer_ms
+
+
+def load(bundle: Bundle, settings: ModelSettings, max_pixels: int) -> Loaded:
+    """Load a bundle's model, check it against its manifest and run it once; EngineFailed says what does not fit."""
+    engine = LiteRtEngine(bundle.model, bundle.name)
+    check_outputs(bundle, engine.outputs)
+    check_quantization(bundle, engine.input, engine.outputs)
+    preparation = Preparation(bundle.manifest.input, engine.input, max_pixels, bundle.name)
+    threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
+    engine.infer(np.zeros(engine.input.shape, engine.input.dtype))
+    return Loaded(bundle, engine, preparation, threshold)
