@@ -14,6 +14,8 @@ from millrace.settings import ConfigError, Section, load
 MANIFEST = "manifest.yaml"
 MAX_MODEL_BYTES = 512 << 20
 MAX_LABEL_CHARS = 128
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class InputSettings(Section):
@@ -44,10 +46,13 @@ class Manifest(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")] = Field(description="Name of the model.")
     version: Annotated[int, Field(ge=1)] = Field(description="Version; a later one is greater.")
     task: Literal["classification"] = Field("classification", description="What the model does.")
-    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] = Field(
-        "model.tflite", description="The model's file in this folder."
+    file: FileName = Field("model.tflite", description="The model's file in this folder: .tflite, .onnx or .npz.")
+    sha256: Digest = Field(description="SHA-256 of the model's file.")
+    edgetpu_file: FileName | None = Field(
+        None,
+        description="The same model compiled for the Edge TPU, in this folder; file stands in where there is none.",
     )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="SHA-256 of the model's file.")
+    edgetpu_sha256: Digest | None = Field(None, description="SHA-256 of edgetpu_file.")
     input: InputSettings = Field(description="What goes in.")
     quantization: Literal["full_integer", "none"] | None = Field(
         None,
@@ -55,7 +60,7 @@ class Manifest(Section):
     )
     output: OutputSettings = Field(OutputSettings(), description="What comes out.")
     labels: list[str] | None = Field(None, description="Labels in the order of the outputs.")
-    labels_file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] | None = Field(
+    labels_file: FileName | None = Field(
         None, description="File in this folder with one label a line, instead of labels."
     )
     ok_labels: list[str] = Field([], description="Labels of good parts; every other is a defect. Empty: no defects.")
@@ -69,6 +74,12 @@ class Manifest(Section):
             raise ValueError("give either labels or labels_file")
         return self
 
+    @model_validator(mode="after")
+    def _both_of_the_edgetpu(self) -> Manifest:
+        if (self.edgetpu_file is None) != (self.edgetpu_sha256 is None):
+            raise ValueError("give edgetpu_file and edgetpu_sha256, or neither")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -78,11 +89,18 @@ class Bundle:
     manifest: Manifest
     model: bytes
     labels: tuple[str, ...]
+    edgetpu_model: bytes | None = None
 
     @property
     def name(self) -> str:
         """Name and version as results show them."""
         return f"{self.manifest.name}@{self.manifest.version}"
+
+    def content(self, file: str) -> bytes:
+        """Return the bytes of one of its model files, by the name that the manifest gives it."""
+        return (
+            self.edgetpu_model if self.edgetpu_model is not None and file == self.manifest.edgetpu_file else self.model
+        )
 
     def is_defect(self, label: str) -> bool:
         """Say whether a label means a defect."""
@@ -95,18 +113,26 @@ def load_bundle(folder: Path) -> Bundle:
     if not path.exists():
         raise ConfigError([f"models: bundle {folder}: no {MANIFEST} there; see docs/models.md for what a bundle holds"])
     manifest = load(path, Manifest)
-    file = folder / manifest.file
-    model = _read(file, MAX_MODEL_BYTES)
-    found = hashlib.sha256(model).hexdigest()
-    if found != manifest.sha256:
-        raise ConfigError([f"{path}: sha256: {file.name} has {found}; it was changed or half copied: copy it again"])
+    model = _checked(path, manifest.file, "sha256", manifest.sha256)
+    edgetpu_model = None
+    if manifest.edgetpu_file is not None:
+        edgetpu_model = _checked(path, manifest.edgetpu_file, "edgetpu_sha256", str(manifest.edgetpu_sha256))
     labels = manifest.labels if manifest.labels is not None else _read_labels(folder / str(manifest.labels_file))
     if not labels or not all(0 < len(label) <= MAX_LABEL_CHARS for label in labels):
         raise ConfigError([f"{path}: labels: one for each output, 1 to {MAX_LABEL_CHARS} characters each"])
     unknown = [label for label in manifest.ok_labels if label not in labels]
     if unknown:
         raise ConfigError([f"{path}: ok_labels: {unknown[0]!r} is none of the labels"])
-    return Bundle(folder, manifest, model, tuple(labels))
+    return Bundle(folder, manifest, model, tuple(labels), edgetpu_model)
+
+
+def _checked(manifest: Path, file: str, key: str, wanted: str) -> bytes:
+    """Return a model's file if it has the digest that the manifest says under `key`."""
+    content = _read(manifest.parent / file, MAX_MODEL_BYTES)
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise ConfigError([f"{manifest}: {key}: {file} has {found}; it was changed or half copied: copy it again"])
+    return content
 
 
 def _read(file: Path, max_bytes: int) -> bytes:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_gateway.bundle import Bundle
+from edge_gateway.engines.choice import Plan, choose, runtime_of
 from edge_gateway.engines.engine import Engine
-from edge_gateway.engines.litert import LiteRtEngine
+from edge_gateway.engines.machine import look
+from edge_gateway.engines.opening import Choice, open_engine
 from edge_gateway.prediction import Prediction, check_outputs, check_quantization, classify
 from edge_gateway.settings import ModelSettings
 from edge_gateway.tensors import Preparation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,16 @@ class Loaded:
         return classify(self.bundle, self.engine.outputs[0], outputs[0]), infer_ms
 
 
-def load(bundle: Bundle, settings: ModelSettings, max_pixels: int) -> Loaded:
+def plan_for(bundle: Bundle, settings: ModelSettings) -> Plan:
+    """Return on what a bundle is run here, and log why; EngineFailed if nothing fits."""
+    plan = choose(settings, bundle.manifest, look(runtime_of(bundle.manifest)))
+    log.info('engine_chosen model=%s engine="%s" reason="%s"', bundle.name, plan, plan.reason)
+    return plan
+
+
+def load(bundle: Bundle, choice: Choice, settings: ModelSettings, max_pixels: int) -> Loaded:
     """Load a bundle's model, check it against its manifest and run it once; EngineFailed says what does not fit."""
-    engine = LiteRtEngine(bundle.model, bundle.name)
+    engine = open_engine(choice, bundle.content(choice.file), bundle.name)
     check_outputs(bundle, engine.outputs)
     check_quantization(bundle, engine.input, engine.outputs)
     preparation = Preparation(bundle.manifest.input, engine.input, max_pixels, bundle.name)

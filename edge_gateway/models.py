@@ -10,8 +10,9 @@ from functools import partial
 
 from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
+from edge_gateway.engines.choice import Plan
 from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
-from edge_gateway.loaded import Loaded, load
+from edge_gateway.loaded import Loaded, load, plan_for
 from edge_gateway.serving import Serving
 from edge_gateway.settings import ModelSettings
 from millrace.images import BadPicture
@@ -36,7 +37,12 @@ class Models:
         self._settings = list(settings)
         bundles = [load_bundle(model.bundle) for model in settings]
         self._serving = [
-            Serving(bundle, partial(load, settings=model, max_pixels=max_pixels), model.engines(workers))
+            Serving(
+                bundle,
+                plan_for(bundle, model),
+                partial(load, settings=model, max_pixels=max_pixels),
+                model.engines(workers),
+            )
             for bundle, model in zip(bundles, settings, strict=True)
         ]
 
@@ -44,6 +50,11 @@ class Models:
     def bundles(self) -> list[Bundle]:
         """The bundles that serve now, by their place in the settings."""
         return [serving.bundle for serving in self._serving]
+
+    @property
+    def plans(self) -> list[Plan]:
+        """On what each model runs and why, by its place in the settings."""
+        return [serving.plan for serving in self._serving]
 
     @property
     def engines(self) -> list[int]:

@@ -6,16 +6,21 @@ import threading
 from collections.abc import Callable
 
 from edge_gateway.bundle import Bundle
+from edge_gateway.engines.choice import Plan
+from edge_gateway.engines.opening import Choice
 from edge_gateway.loaded import Loaded
 
 
 class Serving:
     """A bundle and its interpreters. Any thread may borrow."""
 
-    def __init__(self, bundle: Bundle, load: Callable[[Bundle], Loaded], engines: int) -> None:
-        """Load the bundle `engines` times, as many as may be at work at once. Errors: EngineFailed."""
-        self.bundle, self.engines = bundle, engines
-        self._idle = [load(bundle) for _ in range(engines)]
+    def __init__(self, bundle: Bundle, plan: Plan, load: Callable[[Bundle, Choice], Loaded], engines: int) -> None:
+        """Load the bundle `engines` times, as many as may be at work at once, on the plan's choices in turn.
+
+        Errors: EngineFailed.
+        """
+        self.bundle, self.plan, self.engines = bundle, plan, engines
+        self._idle = [load(bundle, plan.choices[turn % len(plan.choices)]) for turn in range(engines)]
         self._changed = threading.Condition()
         self._retired = False
         model = self._idle[0].engine

@@ -7,13 +7,27 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from millrace.quota import Policy
 from millrace.settings import BrokerSettings, Bytes, ProgramSettings, Section, check_name
 
 Name = Annotated[str, AfterValidator(check_name)]
 FramePolicy = Literal["none", "escalated", "defects", "sample", "all"]
+
+
+class DelegateSettings(Section):
+    """A TensorFlow Lite delegate, by which another chip than the CPU runs a model."""
+
+    library: str = Field(description="Its library: a full path, or a name that the system's loader finds.")
+    options: dict[str, str] = Field({}, description="What the library takes as options; values are text.")
+
+    @field_validator("library")
+    @classmethod
+    def _named_or_full(cls, value: str) -> str:
+        if "/" in value and not value.startswith("/"):
+            raise ValueError("give a full path, or only the library's name")
+        return value
 
 
 class ModelSettings(Section):
@@ -31,6 +45,29 @@ class ModelSettings(Section):
         description="Share of the workers that may be at work on this model at once, 0 to 1, at least one of them;"
         " a heavy model with less than all leaves the others theirs.",
     )
+
+    engine: Literal["auto", "litert", "onnx", "reference", "edgetpu", "delegate"] = Field(
+        "auto",
+        description="What runs it. auto: delegates if there are any, else an Edge TPU if the bundle holds a model for "
+        "it and this machine has one, else the CPU; .onnx on TensorRT, CUDA or the CPU, the first that works here.",
+    )
+    threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Threads of one inference; more than 1 makes a lone frame faster and the line as a whole slower."
+    )
+    edgetpus: list[Annotated[str, Field(pattern=r"^((usb|pci)?:[0-9]+|usb|pci)$")]] = Field(
+        [], description="Edge TPUs to use, such as usb:0 and pci:0, workers in turn; none for all that are there."
+    )
+    delegates: list[DelegateSettings] = Field(
+        [], description="Delegates that run a .tflite model, workers in turn: one for each accelerator."
+    )
+
+    @model_validator(mode="after")
+    def _engine_and_delegates_agree(self) -> ModelSettings:
+        if self.engine == "delegate" and not self.delegates:
+            raise ValueError("engine: delegate needs delegates: name its library there")
+        if self.delegates and self.engine not in ("auto", "delegate"):
+            raise ValueError(f"engine: {self.engine} takes no delegates: set engine: delegate, or leave it out")
+        return self
 
     def serves(self, device: str, channel: str) -> bool:
         """Say whether this model is bound to a channel."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_gateway.bundle import Bundle
 from edge_gateway.company import Gateways, Twins
+from edge_gateway.engines.choice import Plan
 from edge_gateway.intake import Intake
 from edge_gateway.models import Models
 from edge_gateway.settings import GatewaySettings
@@ -70,7 +71,9 @@ class Herald:
         if not isinstance(event, Connected):
             return False
         topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_MODEL, self._settings.gateway)
-        models = [_model_facts(bundle) for bundle in self._models.bundles]
+        models = [
+            _model_facts(bundle, plan) for bundle, plan in zip(self._models.bundles, self._models.plans, strict=True)
+        ]
         self._connection.publish(topic, jsontext.dump({"models": models}), retain=True)
         return True
 
@@ -116,14 +119,15 @@ class Herald:
         }
 
 
-def _model_facts(bundle: Bundle) -> dict[str, Any]:
+def _model_facts(bundle: Bundle, plan: Plan) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "model": bundle.name,
         "task": manifest.task,
         "sha256": manifest.sha256,
         "labels": list(bundle.labels)[:LABELS_SHOWN],
-        "engine": "litert",
+        "engine": str(plan),
+        "engine_reason": plan.reason,
         "licence": manifest.licence,
     }
 
