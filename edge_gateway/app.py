@@ -23,7 +23,12 @@ from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import ANSWER_BYTES, ANSWERS_KEPT, QUARANTINE_PAYLOAD_BYTES, Store
 from edge_gateway.turns import Turns
-from edge_gateway.web.inference import Web
+from edge_gateway.web.health import Health
+from edge_gateway.web.open_inference import OpenInference
+from edge_gateway.web.predict import Predict
+from edge_gateway.web.raw_inference import RawInference
+from edge_gateway.web.room import Room, Share
+from edge_gateway.web.server import Web
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
 from millrace.mqtt import Connection, Will
@@ -63,8 +68,7 @@ def serve(settings: GatewaySettings) -> None:
     time = clock.SystemClock()
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
     try:
-        limits = settings.limits
-        models = Models(settings.models, limits.max_pixels, worker_count(settings.workers), limits.cache_bytes)
+        models = Models(settings.models, settings.limits.max_pixels, worker_count(settings.workers))
         workers = Workers(models, settings.workers)
     except EngineFailed as error:
         raise ConfigError([str(error)]) from None
@@ -84,7 +88,6 @@ def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, tim
         + settings.store.quarantine_rows * QUARANTINE_PAYLOAD_BYTES,
     )
     metrics = Metrics()
-    metrics.show(models.cache)
     line = Line(settings.limits.line_frames)
     register, sheds = Register(store, settings.limits), Sheds()
     turns = Turns(settings, register.admits, sheds, metrics, time)
@@ -113,7 +116,8 @@ def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, tim
     ]
     ready = threading.Event()
     if settings.http.enabled:
-        web = Web(settings, intake, writer, herald, uplink, metrics)
+        health = Health(intake, writer, herald, uplink, models, metrics)
+        web = _web(settings, health, intake, models, workers, metrics)
         ready = web.ready
         actors.append(Actor("http", web.run, web.interrupt))
     else:
@@ -132,6 +136,24 @@ def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, tim
         run(actors, time, ready=ready)
     finally:
         store.close()
+
+
+def _web(
+    settings: GatewaySettings, health: Health, intake: Intake, models: Models, workers: Workers, metrics: Metrics
+) -> Web:
+    http = settings.http
+    room = Room(http.max_requests, http.max_bodies_bytes)
+    metrics.http_requests.set_function(lambda: room.requests)
+    metrics.http_bodies_bytes.set_function(lambda: room.held_bytes)
+    half_of_line = max(1, settings.limits.line_frames // 2)
+    share = Share(min(http.max_inferences or 2 * workers.count, half_of_line))
+    inference = RawInference(models, workers, share, metrics, health.is_moving)
+    routes = [
+        *health.routes(),
+        *Predict(settings, intake, room, share).routes(),
+        *OpenInference(settings, inference, room).routes(),
+    ]
+    return Web(http, routes)
 
 
 def _connection(settings: GatewaySettings, turns: Turns) -> Connection:

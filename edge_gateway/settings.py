@@ -169,17 +169,13 @@ class LimitSettings(Section):
         1000, description="Ranges received ahead of a hole, for each epoch; beyond it the device sends the rest again."
     )
     window_bytes: Bytes = Field(2 << 20, description="Bytes that each device may have under way without a receipt.")
-    cache_bytes: Annotated[int, Field(ge=0)] = Field(
-        4 << 20,
-        description="Bytes of answers kept, so that a picture equal to an earlier one costs no inference; 0 for none.",
-    )
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         12_000_000, description="Largest picture in pixels; its header is checked before anything is decoded."
     )
 
 
 class HttpSettings(Section):
-    """The gateway's own page: /health, /metrics, /predict."""
+    """The gateway's own page: /health, /metrics, /predict, /batch_predict and /v2."""
 
     enabled: bool = Field(True, description="Whether to serve HTTP at all.")
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs token_file.")
@@ -187,7 +183,22 @@ class HttpSettings(Section):
     token_file: Path | None = Field(None, description="File (mode 0600) with the bearer token that callers must show.")
     predict_timeout_s: Annotated[float, Field(gt=0)] = Field(
         30.0,
-        description="Seconds after which /predict gives up, on a picture that still comes and then on an answer.",
+        description="Seconds after which a request gives up, on a body that still comes and then on an answer.",
+    )
+    batch_pictures: Annotated[int, Field(ge=1, le=1000)] = Field(
+        16, description="Pictures in one /batch_predict at most."
+    )
+    max_requests: Annotated[int, Field(ge=1)] = Field(
+        32, description="Requests for inference served at once; the next is told to come again (503)."
+    )
+    max_bodies_bytes: Bytes = Field(
+        32 << 20,
+        description="Bytes of such requests' bodies held at once; one may use them all, but for the others (503).",
+    )
+    max_inferences: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Inferences for HTTP in the pipeline at once, so that the floor's frames wait behind few of them, "
+        "at most half of limits.line_frames; 0 for two for each worker.",
     )
 
     @model_validator(mode="after")
