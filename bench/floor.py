@@ -168,6 +168,7 @@ def _start_gateway(home: Path, bundle: Path, broker_port: int) -> subprocess.Pop
         "broker": {"port": broker_port},
         "uplink": "none",
         "models": [{"bundle": str(bundle)}],
+        "limits": {"cache_bytes": 0},  # the same few frames go round: each is to cost its inference
         "policies": [{"keep_frames": "none"}],
         "http": {"port": 0},
     }

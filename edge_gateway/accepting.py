@@ -137,15 +137,18 @@ class Accepting:
                 "model": prediction.model,
                 "decision": decision.decision,
                 "reason": decision.reason,
-                "infer_ms": round(infer_ms, 2),
+                "infer_ms": round(infer_ms or 0.0, 2),
                 "total_ms": round(total_ms, 2),
                 "frame_time": event.time,
             }
+            if infer_ms is None:
+                data["cached"] = True
+            else:
+                work.counts.append(partial(self._metrics.inference.labels(prediction.model).observe, infer_ms / 1000))
             if event.truth is not None:
                 data["truth"] = event.truth
             self._own.result(item.device, channel, subject, data, work, now)
             work.counts.append(self._metrics.routed.labels(decision.decision).inc)
-            work.counts.append(partial(self._metrics.inference.labels(prediction.model).observe, infer_ms / 1000))
             datas.append(data)
         if datas:
             work.counts.append(partial(self._metrics.answer.observe, total_ms / 1000))

@@ -17,8 +17,8 @@ from millrace.events import MalformedEvent
 class Outcome:
     """What the workers made of a frame: a prediction for each model that serves it, or why it cannot be one."""
 
-    predictions: list[tuple[Prediction, float, float]] = field(default_factory=list)
-    """(prediction, threshold, infer_ms) for each model."""
+    predictions: list[tuple[Prediction, float, float | None]] = field(default_factory=list)
+    """(prediction, threshold, infer_ms) for each model; infer_ms is None where an equal picture was answered before."""
     malformed: str | None = None
 
 

@@ -68,7 +68,8 @@ def serve(settings: GatewaySettings) -> None:
     time = clock.SystemClock()
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
     try:
-        models = Models(settings.models, settings.limits.max_pixels, worker_count(settings.workers))
+        limits = settings.limits
+        models = Models(settings.models, limits.max_pixels, worker_count(settings.workers), limits.cache_bytes)
         workers = Workers(models, settings.workers)
     except EngineFailed as error:
         raise ConfigError([str(error)]) from None
@@ -88,6 +89,7 @@ def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, tim
         + settings.store.quarantine_rows * QUARANTINE_PAYLOAD_BYTES,
     )
     metrics = Metrics()
+    metrics.show(models.cache)
     line = Line(settings.limits.line_frames)
     register, sheds = Register(store, settings.limits), Sheds()
     turns = Turns(settings, register.admits, sheds, metrics, time)

@@ -19,17 +19,36 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class InputSettings(Section):
-    """What the model sees: real value = (pixel - mean) / std, quantized by the model's own scale and zero point."""
+    """What the model sees: real value = (pixel - mean) / std, quantized by the model's own scale and zero point.
+
+    `mean` and `std` are one number, or a list with one for each colour in the order of `color`.
+    """
 
     width: Annotated[int, Field(ge=1, le=4096)] = Field(description="Width in pixels.")
     height: Annotated[int, Field(ge=1, le=4096)] = Field(description="Height in pixels.")
-    layout: Literal["NHWC"] = Field("NHWC", description="Order of the dimensions.")
+    layout: Literal["NHWC", "NCHW"] = Field(
+        "NHWC", description="Order of the dimensions: NHWC as TensorFlow has it, NCHW as PyTorch has it."
+    )
     color: Literal["RGB", "BGR", "GRAY"] = Field("RGB", description="Order of the colours.")
     resize: Literal["stretch", "center_crop"] = Field(
         "stretch", description="stretch: the whole picture; center_crop: its middle, sides in proportion."
     )
-    mean: float = Field(0.0, description="Subtracted from each pixel (0 to 255).")
-    std: Annotated[float, Field(gt=0)] = Field(255.0, description="Divides each pixel after that.")
+    mean: float | list[float] = Field(0.0, description="Subtracted from each pixel (0 to 255).")
+    std: float | list[float] = Field(255.0, description="Divides each pixel after that.")
+
+    @property
+    def colors(self) -> int:
+        """How many numbers a pixel has."""
+        return 1 if self.color == "GRAY" else 3
+
+    @model_validator(mode="after")
+    def _numbers_for_each_color(self) -> InputSettings:
+        for key, numbers in (("mean", self.mean), ("std", self.std)):
+            if isinstance(numbers, list) and len(numbers) != self.colors:
+                raise ValueError(f"{key}: one number, or {self.colors} for color: {self.color}; not {len(numbers)}")
+        if min(self.std if isinstance(self.std, list) else [self.std]) <= 0:
+            raise ValueError("std: must be greater than 0")
+        return self
 
 
 class OutputSettings(Section):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -11,7 +14,10 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from edge_gateway.cache import Cache
 from millrace import __version__
 
 _LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -109,6 +115,23 @@ class Metrics:
         self.connected = Gauge("millrace_broker_connected", "1 while connected to the broker.", registry=registry)
         Info("millrace_build", "Version of the program.", registry=registry).info({"version": __version__})
 
+    def show(self, cache: Cache[Any]) -> None:
+        """Have what the result cache counts among the rest."""
+        self.registry.register(_CacheCounts(cache))
+
     def text(self) -> bytes:
         """Return all of it in Prometheus' text form."""
         return generate_latest(self.registry)
+
+
+class _CacheCounts(Collector):
+    """What the result cache has counted, read when somebody asks."""
+
+    def __init__(self, cache: Cache[Any]) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        cache = self._cache
+        yield CounterMetricFamily("millrace_cache_hits", "Answers of a model that cost no inference.", cache.hits)
+        yield CounterMetricFamily("millrace_cache_misses", "Answers that were not there yet.", cache.misses)
+        yield GaugeMetricFamily("millrace_cache_bytes", "Bytes of answers kept.", cache.held_bytes)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
+from edge_gateway.cache import Cache
 from edge_gateway.engines.choice import Plan
 from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
-from edge_gateway.loaded import Loaded, load, plan_for
-from edge_gateway.serving import Serving
+from edge_gateway.loaded import Loaded
+from edge_gateway.prediction import Prediction
+from edge_gateway.serving import Retired, Serving
 from edge_gateway.settings import ModelSettings
 from millrace.images import BadPicture
 
@@ -32,19 +34,17 @@ class Description:
 class Models:
     """All bound models. `infer` may be called from any thread."""
 
-    def __init__(self, settings: Sequence[ModelSettings], max_pixels: int, workers: int = 1) -> None:
+    def __init__(
+        self, settings: Sequence[ModelSettings], max_pixels: int, workers: int = 1, cache_bytes: int = 0
+    ) -> None:
         """Read, check and load every bundle for so many workers; ConfigError or EngineFailed says what does not fit."""
         self._settings = list(settings)
         bundles = [load_bundle(model.bundle) for model in settings]
         self._serving = [
-            Serving(
-                bundle,
-                plan_for(bundle, model),
-                partial(load, settings=model, max_pixels=max_pixels),
-                model.engines(workers),
-            )
+            Serving(bundle, model, max_pixels, model.engines(workers))
             for bundle, model in zip(bundles, settings, strict=True)
         ]
+        self.cache: Cache[tuple[Prediction, float]] = Cache(cache_bytes)
 
     @property
     def bundles(self) -> list[Bundle]:
@@ -69,19 +69,32 @@ class Models:
         """Return what goes into each model and what comes out, by their place in the settings."""
         return [Description(serving.bundle, serving.input, serving.outputs) for serving in self._serving]
 
-    def infer(self, picture: bytes, places: Sequence[int]) -> Outcome:
-        """Return what each of these models says of a picture; a picture that cannot be decoded is malformed."""
+    def infer(self, picture: bytes, places: Sequence[int], digest: str | None = None) -> Outcome:
+        """Return what each of these models says of a picture; a picture that cannot be decoded is malformed.
+
+        `digest` is that of the picture (millrace.images.digest): of an equal one a model need not be asked again.
+        """
         outcome = Outcome()
         try:
             for place in places:
-                with self.lent(place) as model:
-                    prediction, infer_ms = model.answer(picture)
-                    outcome.predictions.append((prediction, model.threshold, infer_ms))
+                outcome.predictions.append(self._answer(place, picture, digest))
         except BadPicture as error:
             outcome.malformed = str(error)
         except EngineFailed as error:
             outcome.malformed = f"inference failed: {error}"
         return outcome
+
+    def _answer(self, place: int, picture: bytes, digest: str | None) -> tuple[Prediction, float, float | None]:
+        """Return the answer, the threshold, and the milliseconds in the engine: None if the answer was there."""
+        while True:
+            serving = self._serving[place]
+            make = partial(serving.answer, picture)
+            with suppress(Retired):
+                if digest is None:
+                    prediction, infer_ms = make()
+                    return prediction, serving.threshold, infer_ms
+                (prediction, infer_ms), was_there = self.cache.get_or_make((digest, serving.digest), make)
+                return prediction, serving.threshold, None if was_there else infer_ms
 
     def infer_raw(self, place: int, given: Tensor | bytes) -> tuple[Tensor, ...]:
         """Return all outputs of the model at `place` for one tensor of its input's shape and type, or for a picture.
@@ -94,9 +107,14 @@ class Models:
     @contextmanager
     def lent(self, place: int) -> Iterator[Loaded]:
         """Lend an interpreter of the model that serves at `place`, once one is idle; nobody else uses it meanwhile."""
-        while (loaded := (serving := self._serving[place]).borrow()) is None:
-            pass  # another bundle has taken its place
+        serving, loaded = self._borrow(place)
         try:
             yield loaded
         finally:
             serving.give_back(loaded)
+
+    def _borrow(self, place: int) -> tuple[Serving, Loaded]:
+        while True:
+            serving = self._serving[place]
+            with suppress(Retired):
+                return serving, serving.borrow()

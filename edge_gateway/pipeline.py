@@ -84,7 +84,8 @@ class Workers:
         """Begin the inference of a frame; its outcome is a future on the arrival itself."""
         places = self._models.serving(arrived.device, str(arrived.topic.channel))
         if places:
-            arrived.outcome = self._crew.submit(places, partial(self._models.infer, arrived.payload, places))
+            infer = partial(self._models.infer, arrived.payload, places, arrived.digest)
+            arrived.outcome = self._crew.submit(places, infer)
 
     def ask(self, place: int, given: Tensor | bytes) -> Future[tuple[Tensor, ...]]:
         """Begin a bare inference for somebody who is no frame; the future gives what Models.infer_raw gives."""

@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from hashlib import sha256
+from itertools import cycle, islice
 
 from edge_gateway.bundle import Bundle
-from edge_gateway.engines.choice import Plan
-from edge_gateway.engines.opening import Choice
-from edge_gateway.loaded import Loaded
+from edge_gateway.loaded import Loaded, load, plan_for
+from edge_gateway.prediction import Prediction
+from edge_gateway.settings import ModelSettings
+from millrace import jsontext
+
+
+class Retired(Exception):
+    """Another bundle serves now: ask that one."""
 
 
 class Serving:
     """A bundle and its interpreters. Any thread may borrow."""
 
-    def __init__(self, bundle: Bundle, plan: Plan, load: Callable[[Bundle, Choice], Loaded], engines: int) -> None:
-        """Load the bundle `engines` times, as many as may be at work at once, on the plan's choices in turn.
+    def __init__(self, bundle: Bundle, settings: ModelSettings, max_pixels: int, engines: int) -> None:
+        """Load the bundle `engines` times, as many as may be at work at once, on its plan's choices in turn.
 
         Errors: EngineFailed.
         """
-        self.bundle, self.plan, self.engines = bundle, plan, engines
-        self._idle = [load(bundle, plan.choices[turn % len(plan.choices)]) for turn in range(engines)]
+        self.bundle, self.plan, self.engines = bundle, plan_for(bundle, settings), engines
+        self.digest = _digest(bundle, settings)
+        choices = islice(cycle(self.plan.choices), engines)
+        self._idle = [load(bundle, choice, settings, max_pixels) for choice in choices]
         self._changed = threading.Condition()
         self._retired = False
-        model = self._idle[0].engine
-        self.input, self.outputs = model.input, model.outputs
+        first = self._idle[0]
+        self.input, self.outputs, self.threshold = first.engine.input, first.engine.outputs, first.threshold
 
-    def borrow(self) -> Loaded | None:
-        """Return an interpreter, once one is idle; it is to be given back. None: another bundle serves now."""
+    def answer(self, picture: bytes) -> tuple[Prediction, float]:
+        """Return what the model says of a picture, and the milliseconds in the engine.
+
+        Errors: BadPicture, EngineFailed, Retired.
+        """
+        loaded = self.borrow()
+        try:
+            return loaded.answer(picture)
+        finally:
+            self.give_back(loaded)
+
+    def borrow(self) -> Loaded:
+        """Return an interpreter, once one is idle; it is to be given back. Errors: Retired."""
         with self._changed:
             self._changed.wait_for(lambda: self._idle or self._retired)
-            return None if self._retired else self._idle.pop()
+            if self._retired:
+                raise Retired
+            return self._idle.pop()
 
     def give_back(self, loaded: Loaded) -> None:
         """Take an interpreter back; one of a retired bundle is let go of."""
@@ -49,3 +70,10 @@ class Serving:
             self._changed.notify_all()
         for loaded in idle:
             loaded.engine.close()
+
+
+def _digest(bundle: Bundle, settings: ModelSettings) -> str:
+    """Return the SHA-256 of all that decides an answer: the model, by its own digest, the manifest and the settings."""
+    said = bundle.manifest.model_dump(mode="json")
+    bound = settings.model_dump(mode="json", exclude={"bundle", "channels", "workers_ratio"})
+    return sha256(jsontext.dump([said, list(bundle.labels), bound])).hexdigest()

@@ -169,6 +169,10 @@ class LimitSettings(Section):
         1000, description="Ranges received ahead of a hole, for each epoch; beyond it the device sends the rest again."
     )
     window_bytes: Bytes = Field(2 << 20, description="Bytes that each device may have under way without a receipt.")
+    cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        4 << 20,
+        description="Bytes of answers kept, so that a picture equal to an earlier one costs no inference; 0 for none.",
+    )
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         12_000_000, description="Largest picture in pixels; its header is checked before anything is decoded."
     )

@@ -83,7 +83,16 @@ def test_a_model_that_was_changed_is_refused_with_both_the_digest_and_the_next_s
         ({"version": "0"}, "version: Input should be greater than or equal to 1"),
         ({"licence": None}, "licence: is needed and not there"),
         ({"thresold": "0.5"}, 'unknown key (did you mean "threshold"?)'),
-        ({"input": "{width: 8, height: 8, std: 0}"}, "input.std: Input should be greater than 0"),
+        ({"input": "{width: 8, height: 8, std: 0}"}, "input: std: must be greater than 0"),
+        ({"input": "{width: 8, height: 8, std: [1, 0, 1]}"}, "input: std: must be greater than 0"),
+        ({"input": "{width: 8, height: 8, mean: [1, 2]}"}, "mean: one number, or 3 for color: RGB; not 2"),
+        ({"input": "{width: 8, height: 8, color: GRAY, mean: [1, 2, 3]}"}, "or 1 for color: GRAY; not 3"),
+        ({"edgetpu_file": "e.tflite"}, "give edgetpu_file and edgetpu_sha256, or neither"),
+        ({"edgetpu_file": "e.tflite", "edgetpu_sha256": "f" * 64}, "e.tflite: cannot read: No such file"),
+        (
+            {"edgetpu_file": "model.tflite", "edgetpu_sha256": "f" * 64},
+            f"edgetpu_sha256: model.tflite has {hashlib.sha256(MODEL).hexdigest()}",
+        ),
     ],
 )
 def test_a_bundle_that_does_not_fit_is_refused_in_words(make: Make, changed: dict[str, str | None], said: str) -> None:

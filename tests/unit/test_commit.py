@@ -187,6 +187,16 @@ def test_a_frame_becomes_a_result_a_row_and_a_receipt(gateway: Gateway) -> None:
     assert receipt(done) == {"gateway": "g1", "epoch": EPOCH, "ranges": [[1, 1]], "window_bytes": 2 << 20} | CLOCK
 
 
+def test_a_result_says_so_if_its_answer_was_there_already(gateway: Gateway) -> None:
+    inferred, equal = frame(1, SURE), frame(2, SURE)
+    assert equal.outcome is not None
+    answers = equal.outcome.result().predictions
+    answers[0] = (*answers[0][:2], None)
+    datas = [json.loads(message.payload)["data"] for message in gateway.take(inferred, equal).results]
+    assert [(data["infer_ms"], data.get("cached")) for data in datas] == [(3.9, None), (0.0, True)]
+    assert gateway.count("millrace_inference_duration_seconds_count", model="parts@1") == 1
+
+
 def test_each_model_that_serves_a_frame_answers(gateway: Gateway) -> None:
     done = gateway.take(frame(1, SURE, DEFECT))
     assert [json.loads(message.payload)["data"]["model"] for message in done.results] == ["parts@1", "parts@2"]

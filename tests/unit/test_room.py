@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
 import pytest
 
-from edge_gateway.admission import Arrived
+from edge_gateway.admission import Arrived, Outcome
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Workers
@@ -55,9 +56,9 @@ class Gated(Models):
         self.order.append("http")
         return super().infer_raw(place, given)
 
-    def infer(self, picture, places):  # type: ignore[no-untyped-def]
+    def infer(self, picture: bytes, places: Sequence[int], digest: str | None = None) -> Outcome:
         self.order.append("frame")
-        return super().infer(picture, places)
+        return super().infer(picture, places, digest)
 
 
 def frame(models: Models) -> Arrived:

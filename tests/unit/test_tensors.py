@@ -25,8 +25,9 @@ def preparation(
     dtype: np.dtype[Any] = FLOAT32, scale: float = 0.0, zero_point: int = 0, max_pixels: int = 10**6, **wanted: Any
 ) -> Preparation:
     settings = InputSettings(**{"width": 8, "height": 8, "std": 1.0} | wanted)
-    channels = 1 if settings.color == "GRAY" else 3
-    info = TensorInfo((1, settings.height, settings.width, channels), dtype, scale, zero_point)
+    sides = (settings.height, settings.width)
+    shape = (*sides, settings.colors) if settings.layout == "NHWC" else (settings.colors, *sides)
+    info = TensorInfo((1, *shape), dtype, scale, zero_point)
     return Preparation(settings, info, max_pixels, "parts@1")
 
 
@@ -80,10 +81,50 @@ def test_black_and_white_are_quantized_by_the_models_own_numbers(
     assert tensors[0].dtype == dtype
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [(UINT8, 0.0), (np.dtype(np.float16), 0.0), (np.dtype(np.int32), 1.0)])
-def test_an_input_that_we_cannot_fill_is_refused_before_the_first_frame(dtype: np.dtype[Any], scale: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "scale", "std"),
+    [(UINT8, 0.0, 255.0), (INT8, 0.0, 1.0), (np.dtype(np.float16), 0.0, 1.0), (np.dtype(np.int32), 1.0, 1.0)],
+)
+def test_an_input_that_we_cannot_fill_is_refused_before_the_first_frame(
+    dtype: np.dtype[Any], scale: float, std: float
+) -> None:
     with pytest.raises(EngineFailed, match="input of type"):
-        preparation(dtype, scale)
+        preparation(dtype, scale, std=std)
+
+
+def test_a_model_that_takes_plain_pixels_gets_them() -> None:
+    assert preparation(UINT8).tensor(picture(plain((10, 100, 200))))[0, 0, 0].tolist() == [200, 100, 10]
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, UINT8, INT8])
+@pytest.mark.parametrize("color", ["RGB", "BGR", "GRAY"])
+@pytest.mark.parametrize("each", [False, True])
+def test_both_layouts_hold_what_the_formula_says_of_every_pixel(dtype: np.dtype[Any], color: str, each: bool) -> None:
+    """Every value of every colour, against plain NumPy: (pixel - mean) / std, then the model's own steps."""
+    pixels = np.random.default_rng(7).permutation(256 * 3).reshape(16, 16, 3) % 256
+    colors = 1 if color == "GRAY" else 3
+    mean, std = ([123.7, 116.3, 103.5][:colors], [58.4, 57.1, 57.4][:colors]) if each else (127.5, 127.5)
+    scale, zero_point = (0.0, 0) if dtype == FLOAT32 else (1 / 64, 128 if dtype == UINT8 else 0)
+    wanted = {"width": 16, "height": 16, "color": color, "mean": mean, "std": std}
+    seen = pixels[..., ::-1] if color == "RGB" else pixels
+    if color == "GRAY":
+        seen = cv2.cvtColor(pixels.astype(np.uint8), cv2.COLOR_BGR2GRAY)[..., np.newaxis]
+    expected = (seen - np.asarray(mean)) / np.asarray(std)
+    if scale:
+        expected = np.clip(np.round(expected / scale) + zero_point, np.iinfo(dtype).min, np.iinfo(dtype).max)
+    rows = preparation(dtype, scale, zero_point, **wanted).tensor(picture(pixels))
+    planes = preparation(dtype, scale, zero_point, layout="NCHW", **wanted).tensor(picture(pixels))
+    assert (rows[0] == expected.astype(dtype)).all()
+    assert planes.shape == (1, colors, 16, 16)
+    assert planes.flags.c_contiguous
+    assert planes.dtype == dtype
+    assert (planes[0].transpose(1, 2, 0) == rows[0]).all()
+
+
+def test_a_layout_that_is_not_the_models_is_refused() -> None:
+    settings = InputSettings(width=8, height=8, layout="NCHW")
+    with pytest.raises(EngineFailed, match=r"takes \(1, 8, 8, 3\), but its manifest says \(1, 3, 8, 8\)"):
+        Preparation(settings, TensorInfo((1, 8, 8, 3), FLOAT32, 0.0, 0), 100, "parts@1")
 
 
 def test_a_centre_crop_keeps_the_middle_and_stretch_keeps_all() -> None:

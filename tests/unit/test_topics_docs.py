@@ -72,7 +72,7 @@ MEANING = {
     Kind.RESULT: "The edge's answer to one frame, one message for each model. `subject` names the frame: "
     "device, channel and id. `decision` is `edge` (the score reached the threshold), `escalate` (it did not, and the "
     "frame goes up) or `fall_back` (it did not, and the frame stays here). `total_ms` counts from the arrival at the "
-    "gateway to the commit.",
+    "gateway to the commit. `cached` is there, and true, where an equal picture had its answer already.",
     Kind.VERDICT: "",
     Kind.RECEIPT: "What this gateway has committed of an epoch of the device; all of it each time, so it may be "
     "repeated or lost. Only now the device forgets. `window_bytes` is how much may be under way; 0 means that the "
