@@ -65,16 +65,15 @@ class BuriedAgain:
         return bool(rows)
 
     def _submit(self, rows: list[Buried]) -> None:
-        begun_s = self._clock.uptime_s()
         entries = [row.entry() for row in rows]
-        parcel = self._sender.pack(entries, begun_s)
+        parcel = self._sender.pack(self._sender.load(entries))
         try:
             refused = self._sender.commit(parcel)
         except Rejected:
             self._state.refused(len(parcel.sent))
             return
         if missing := picture_missing(refused):
-            self._sender.forget_uploads()
+            self._sender.uploads.forget()
             self._state.hold(self._clock.uptime_s(), missing)
             return
         reasons = {entries.index(entry): reason for entry, reason in parcel.lost + refused}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from cloud_sync.batches import Batch, Batches
+from cloud_sync.batches import Batches
 from cloud_sync.buried_again import BuriedAgain
-from cloud_sync.choice import Choice
+from cloud_sync.choice import Choice, Turn
 from cloud_sync.damage import DamageMet
 from cloud_sync.debt import Debt
 from cloud_sync.lanes import WEIGHTS
@@ -65,9 +65,10 @@ class Drain:
             clock,
             origin=topics.origin_of(topics.gateway_source("x", settings.gateway)),
             target_s=target_s,
+            uploads=settings.cloud.uploads,
         )
         self._choice = Choice(
-            self._batches, progress, link, self._lanes, self._pace, clock, live_share=batch.live_share
+            self._batches, progress, link, self._lanes, self._pace, self._sender, clock, live_share=batch.live_share
         )
         self._again = BuriedAgain(
             self._batches,
@@ -84,6 +85,7 @@ class Drain:
         self._said_waiting = ""
         self._damage = DamageMet(settings.state_dir / "gateway.db")
         self._shown_s = float("-inf")
+        self._settled_s = float("-inf")
 
     def _begin_anew(self) -> None:
         """Forget all that a new process would not know, the connection too; the account stays."""
@@ -91,16 +93,18 @@ class Drain:
         self._batches.close()
         self._choice.begin_anew()
         self._pace.begin_anew()
-        self._sender.forget_uploads()
+        self._sender.uploads.forget()
 
     def run(self) -> None:
         """Drain until interrupted. A sign of life is a pause that is meant, or an answer of the cloud's own."""
+        self._sender.uploads.start()
         while not self._stop.is_set():
             self._show_life()
             pause_s = self.step(self._clock.uptime_s())
             if pause_s > 0:
                 self.beat.beat()
                 self._stop.wait(min(pause_s, 1.0))
+        self._sender.uploads.close()
         self._batches.close()
         self._cloud.close()
 
@@ -135,8 +139,10 @@ class Drain:
             self._choice.look_again()
             self._report.failed(error)
         except StorageFailed as error:
+            self._choice.look_again()
             self._debt.disk_failed(error)
         except Damaged as error:
+            self._choice.look_again()
             waited_for = self._damage.ask_for_healing(error)
             self._batches.close()
             self._say_waiting(f"{error}; {waited_for}")
@@ -160,14 +166,15 @@ class Drain:
         """Send the next batch; return False if nothing waited. Errors: LinkDown, StorageFailed."""
         if self._again.send(now_s):
             return True
-        batch = self._choice.next(epoch, now_s)
-        if batch is None:
+        turn = self._next(epoch, now_s)
+        if turn is None:
             if self._sender.tell_news():
                 self._debt.pay()
                 self._report.came_through()
             return False
+        batch = turn.batch
         try:
-            self._submit(epoch, batch)
+            self._submit(epoch, turn)
         except TooSlow as error:
             self._pace.given_up(len(batch.rows), batch.size_bytes)
             if len(batch.rows) == 1:
@@ -179,11 +186,20 @@ class Drain:
             raise
         return True
 
-    def _submit(self, epoch: str, batch: Batch) -> None:
+    def _next(self, epoch: str, now_s: float) -> Turn | None:
+        """Return what goes next, or None if nothing waits; wait for pictures while nothing else does."""
+        while (turn := self._choice.next(epoch, now_s)) is None and (loading := self._choice.loading) is not None:
+            if self._stop.is_set():
+                return None
+            self._sender.wait(loading)
+            now_s = self._clock.uptime_s()
+        return turn
+
+    def _submit(self, epoch: str, turn: Turn) -> None:
         """Have a batch committed and settle it, or note what stands against that. Errors: LinkDown, StorageFailed."""
-        begun_s, state = self._clock.uptime_s(), self._lanes[batch.lane]
+        batch, state = turn.batch, self._lanes[turn.batch.lane]
         crashpoints.reached("sync.picked")
-        parcel = self._sender.pack(batch.rows, begun_s)
+        parcel = self._sender.pack(turn.load)
         try:
             refused = self._sender.commit(parcel)
         except Rejected:
@@ -191,7 +207,7 @@ class Drain:
             return
         crashpoints.reached("sync.answered")
         if missing := picture_missing(refused):
-            self._sender.forget_uploads()
+            self._sender.uploads.forget()
             self._hold(batch.lane, f"the cloud asks again for a picture: {missing}")
             return
         if not state.cap.allows(len(parcel.rows), len(refused)):
@@ -206,11 +222,16 @@ class Drain:
         if not parcel.sent and not parcel.refused:
             return  # all of it is lost here: the cloud was not asked, so this says nothing of the link
         self._choice.came_through(batch.lane)
-        spent_s = max(1e-3, self._clock.uptime_s() - begun_s)
-        self._report.settled(batch.lane, len(parcel.rows), spent_s)
-        self._pace.done(len(parcel.rows), batch.size_bytes * len(parcel.rows) // len(batch.rows), spent_s)
+        self._note_settled(turn, len(parcel.rows))
         self._report.came_through()
         log.debug("batch_settled lane=%s rows=%d", batch.lane.name, len(parcel.rows))
+
+    def _note_settled(self, turn: Turn, rows: int) -> None:
+        """Take note of how long a batch took; what lanes did side by side counts once in the drain's rate."""
+        batch, begun_s, now_s = turn.batch, turn.load.begun_s, self._clock.uptime_s()
+        self._report.settled(batch.lane, rows, max(1e-3, now_s - max(begun_s, self._settled_s)))
+        self._pace.done(rows, batch.size_bytes * rows // len(batch.rows), max(1e-3, now_s - begun_s))
+        self._settled_s = now_s
 
     def _hold(self, lane: Lane, why: str) -> None:
         """Leave a lane alone for a while, say so, and let the others go on."""

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cloud_sync.batches import Batches
 from cloud_sync.debt import Debt
 from cloud_sync.news import Minted, MintedNews, burials
-from cloud_sync.parcel import Parcel, pack
+from cloud_sync.parcel import Parcel, pack, pictures
 from cloud_sync.progress import Progress
 from cloud_sync.submit import Answer, Cloud, LinkDown, Rejected
+from cloud_sync.uploads import Shipment, Uploads
 from millrace import crashpoints
 from millrace.clock import Clock
 from millrace.entries import Entry
 from millrace.service import Beat
 
-UPLOADED_AT_MOST = 10_000
 _BLOB_MISSING = "blob missing"
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Rows whose pictures go up since `begun_s`, before them."""
+
+    rows: Sequence[Entry]
+    shipment: Shipment
+    begun_s: float
 
 
 class Sender:
@@ -33,20 +44,42 @@ class Sender:
         *,
         origin: str,
         target_s: float,
+        uploads: int,
     ) -> None:
-        """`origin` is the gateway's own; a parcel that takes longer than `target_s` to pack goes with what it has."""
+        """`origin` is the gateway's own; `uploads` pictures go up at once.
+
+        A load whose pictures take longer than `target_s` goes with those that are there.
+        """
         self._cloud, self._batches, self._progress, self._debt = cloud, batches, progress, debt
         self._beat, self._clock, self._origin, self._target_s = beat, clock, origin, target_s
         self._news = MintedNews()
-        self._uploaded: set[str] = set()
+        self.uploads = Uploads([cloud.another() for _ in range(uploads)], batches.blobs.get, self._came_up)
 
-    def forget_uploads(self) -> None:
-        """Upload every picture again, even those that the cloud has taken."""
-        self._uploaded.clear()
+    def load(self, rows: Sequence[Entry]) -> Load:
+        """Begin to upload the rows' pictures; nobody waits for it."""
+        return Load(rows, self.uploads.begin(pictures(rows)), self._clock.uptime_s())
 
-    def pack(self, rows: Sequence[Entry], begun_s: float) -> Parcel:
-        """Upload the rows' pictures and return the parcel, begun at `begun_s`. Errors: LinkDown."""
-        return pack(rows, self._batches, self._upload, lambda: self._clock.uptime_s() - begun_s > self._target_s)
+    def is_loaded(self, load: Load) -> bool:
+        """Whether it can be packed without waiting: all is there, something failed, or it has taken long enough."""
+        is_late = self._clock.uptime_s() - load.begun_s > self._target_s
+        return load.shipment.is_over or (is_late and load.shipment.has_first)
+
+    def wait(self, load: Load) -> None:
+        """Wait a moment for a load's pictures, at most until they are there."""
+        self.uploads.wait(load.shipment, _POLL_S)
+
+    def unload(self, load: Load) -> None:
+        """Let a load be: begin to upload no more of its pictures."""
+        self.uploads.abandon(load.shipment)
+
+    def pack(self, load: Load) -> Parcel:
+        """Wait for a load's pictures and return the parcel. Errors: LinkDown, StorageFailed."""
+        while not self.is_loaded(load):
+            self.wait(load)
+        self.unload(load)
+        if load.shipment.failed is not None:
+            raise load.shipment.failed
+        return pack(load.rows, self._batches, load.shipment.outcomes)
 
     def commit(self, parcel: Parcel) -> list[tuple[Entry, str]]:
         """Have the parcel's rows committed; return the refused ones, those whose pictures are refused before them.
@@ -68,14 +101,8 @@ class Sender:
             raise LinkDown(f"the cloud does not take the account of what was minted: {error}") from None
         return True
 
-    def _upload(self, sha256: str, picture: bytes) -> None:
-        """Upload a picture, once for all tries of its batch: a link that fails often gets on by one at a time."""
-        if sha256 in self._uploaded:
-            return
-        self._cloud.upload(sha256, picture)
-        if len(self._uploaded) > UPLOADED_AT_MOST:
-            self._uploaded.clear()
-        self._uploaded.add(sha256)
+    def _came_up(self) -> None:
+        """Take note, in the thread that brought it up, that the cloud has a picture."""
         crashpoints.reached("sync.uploaded")
         self._beat.beat()
 

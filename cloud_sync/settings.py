@@ -32,6 +32,9 @@ class CloudSettings(Section):
         60.0,
         description="Seconds after which a request is given up whatever comes; a batch is made to fit into a quarter.",
     )
+    uploads: Annotated[int, Field(ge=1, le=16)] = Field(
+        4, description="Pictures that go up at once, each over a kept connection of its own, 1 to 16."
+    )
 
 
 class BatchSettings(Section):

@@ -59,6 +59,10 @@ class Cloud:
         self._wire = Wire(settings)
         self._compressor = zstandard.ZstdCompressor(level=3)
 
+    def another(self) -> Cloud:
+        """Return the same cloud over another connection, for another thread, which says nothing of clocks."""
+        return Cloud(self._settings)
+
     def close(self) -> None:
         """End the connection; the next request makes a new one."""
         self._wire.close()

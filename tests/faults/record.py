@@ -43,6 +43,7 @@ DURABLE_PATH = (
     "cloud_sync/refusals.py",
     "cloud_sync/sender.py",
     "cloud_sync/submit.py",
+    "cloud_sync/uploads.py",
     "cloud_sync/waiting.py",
     "cloud_sync/wire.py",
     "cloud_sync/witness.py",

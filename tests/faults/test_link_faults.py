@@ -23,6 +23,7 @@ from integration.test_reference_cloud import Cloud as ReferenceCloud
 from integration.test_sync import Line, Uplink, Worker
 
 from bench.measures import Measure, at_most
+from cloud_sync.settings import CloudSettings
 from millrace.chaos.oracle import Account
 from millrace.chaos.reckoning import Outcome
 from millrace.entries import Lane
@@ -35,6 +36,8 @@ FAULT_SHARE = 0.5
 RARE = {"silence": 0.1, "drip": 0.1, "429": 0.1, "429 until a date": 0.1}
 """What takes a second or so by its nature is chosen the less often."""
 BACKLOG_ROWS = 60
+UPLOADS: int = CloudSettings.model_fields["uploads"].default
+"""How many connections for pictures it may keep, each made when it is first needed."""
 QUIET_S = 120.0
 """How long a drain may settle nothing before it counts as stuck: many times the longest pause and deadline."""
 
@@ -161,7 +164,7 @@ def end(campaign: Campaign, line: Uphill, before: tuple[int, int], complaints: l
     account = line.reckon()
     after = line.held()
     further = [
-        at_most(f"{campaign.title}: descriptors of the worker after it", after[0], before[0] + 1),
+        at_most(f"{campaign.title}: descriptors of the worker after it", after[0], before[0] + 1 + UPLOADS),
         at_most(f"{campaign.title}: threads of the worker after it", after[1], before[1]),
     ]
     refused = line.line.refused()[0]

@@ -75,6 +75,9 @@ class Uplink:
     held: threading.Event = field(default_factory=threading.Event)
     chokes_on: set[str] = field(default_factory=set)
     """A batch with one of these ids is always answered 500."""
+    first: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """What happens before a request is answered, by its method, or method and path, or an id in its batch."""
+    connections: int = 0
 
     def batches(self) -> list[list[str]]:
         return [ids for what, ids in self.asked if what == "POST /v1/ingest"]
@@ -154,7 +157,11 @@ def uplink(cloud: ReferenceCloud) -> Iterator[Uplink]:
                 batch = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(body))
                 ids = [row.get("id", "") for row in batch["events"]]
                 found.told += batch["buried"]
-            found.asked.append((f"{self.command} {self.path}", ids))
+            what = f"{self.command} {self.path}"
+            found.asked.append((what, ids))
+            for name in (self.command, what, *ids):
+                if name in found.first:
+                    found.first[name]()
             act = found.script.popleft() if found.script else "500" if found.chokes_on & set(ids) else "pass"
             wanted = ("Authorization", "Content-Type", "Content-Encoding")
             headers = {name: self.headers[name] for name in wanted if name in self.headers}
@@ -179,6 +186,10 @@ def uplink(cloud: ReferenceCloud) -> Iterator[Uplink]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            found.connections += 1
+            super().process_request(request, client_address)
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass  # the other side was killed, or has had enough
@@ -795,7 +806,8 @@ def test_a_picture_is_there_before_its_row(line: Line) -> None:
     line.finish()
     assert line.all_there()
     said = [what for what, ids in line.uplink.asked if ids or what.startswith("PUT")]
-    assert said == [*(f"PUT /v1/blobs/{digest}" for digest in digests), "POST /v1/ingest"]
+    assert sorted(said[:3]) == sorted(f"PUT /v1/blobs/{digest}" for digest in digests)
+    assert said[3:] == ["POST /v1/ingest"]
     rows = line.cloud.get(f"/v1/events?origin=device/{line.device}")["events"]
     assert [row["data"]["sha256"] for row in rows] == digests
     assert line.cloud.ask("GET", f"/v1/blobs/{digests[0]}").data.startswith(line.device.encode())
@@ -887,6 +899,180 @@ def test_pictures_get_through_a_link_on_which_every_other_request_fails(line: Li
     came = [what for what, _ in line.uplink.asked if what.startswith("PUT")]
     assert {what.rpartition("/")[2] for what in came} == set(digests)
     assert len(came) <= 2 * len(digests) + 1
+
+
+# --- several pictures at once, beside the other lanes
+
+
+class Crowd:
+    """Lets requests go on once so many of them are there together, and counts the most there ever were."""
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted, self._here, self._lock = wanted, 0, threading.Lock()
+        self.most, self.is_there = 0, threading.Event()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._here += 1
+            self.most = max(self.most, self._here)
+            if self._here >= self._wanted:
+                self.is_there.set()
+        self.is_there.wait(60)
+        with self._lock:
+            self._here -= 1
+
+
+@dataclass
+class Once:
+    """Does something at the first request, and then lets all wait until they may go on."""
+
+    deed: Callable[[], object]
+    go_on: threading.Event = field(default_factory=threading.Event)
+    begun: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self) -> None:
+        with self.lock:
+            self.begun += 1
+            is_first = self.begun == 1
+        if is_first:
+            self.deed()
+        assert self.go_on.wait(60)
+
+
+def bring_up(line: Line) -> None:
+    line.add(1)
+    line.finish()
+    assert line.link.state == "up"
+
+
+def pictures_asked(line: Line) -> list[str]:
+    return [what.rpartition("/")[2] for what, _ in line.uplink.asked if what.startswith("PUT")]
+
+
+def test_pictures_go_up_several_at_once_over_kept_connections(line: Line) -> None:
+    line.again(cloud=line.settings()["cloud"] | {"uploads": 3}, batch={"max_rows": 15})
+    bring_up(line)
+    crowd = line.uplink.first["PUT"] = Crowd(3)
+    for _ in range(40):
+        line.add_frame()
+    line.finish()
+    assert line.all_there()
+    assert (crowd.is_there.is_set(), crowd.most) == (True, 3)
+    assert line.uplink.connections == 1 + 3
+    line.close()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("upload-")], "the threads end")
+
+
+def test_a_reading_that_comes_while_pictures_go_up_overtakes_them(line: Line) -> None:
+    """The cloud answers no picture before it has the reading, which comes when the first picture is under way."""
+    bring_up(line)
+    reading = f"{EPOCH}-{line.seq + 21}"
+    pictures = Once(lambda: line.add(1))
+    line.uplink.first |= {"PUT": pictures, reading: pictures.go_on.set}
+    for _ in range(20):
+        line.add_frame()
+    line.finish()
+    assert line.all_there()
+    assert line.link.failures == 0
+    assert [ids for ids in line.uplink.batches() if ids][1] == [reading]
+
+
+def test_a_lane_that_is_paused_begins_no_more_pictures(line: Line) -> None:
+    bring_up(line)
+    line.uplink.first["PUT"] = once = Once(lambda: line.progress.pause([Lane.FRAME], 0))
+    for _ in range(20):
+        line.add_frame()
+    line.step()
+    once.go_on.set()
+    line.add(3)
+    for _ in range(5):
+        line.step()
+    assert 1 <= len(pictures_asked(line)) <= 4
+    assert line.audit()["held"] == 4
+    line.progress.resume([Lane.FRAME])
+    line.finish()
+    assert line.all_there()
+
+
+def test_the_cloud_is_left_alone_when_it_asks_for_it_over_a_picture(line: Line) -> None:
+    bring_up(line)
+    line.add_frame()
+    line.uplink.script.append("429")
+    line.step()
+    asked = len(line.uplink.asked)
+    line.add(1, Lane.ALARM)
+    line.clock.seconds += 6.9
+    assert 0 < line.step() <= 7
+    assert len(line.uplink.asked) == asked
+    line.clock.seconds += 0.2
+    line.finish()
+    assert line.all_there()
+
+
+def test_pictures_that_take_long_let_those_go_that_are_there(line: Line) -> None:
+    """The second picture's answer comes only with the first row's batch."""
+    bring_up(line)
+    seqs = [f"{EPOCH}-{line.seq + number}" for number in (1, 2, 3)]
+    digests = [line.add_frame() for _ in seqs]
+
+    def take_long() -> None:
+        line.clock.seconds += 20
+
+    second = Once(take_long)
+    line.uplink.first |= {f"PUT /v1/blobs/{digests[1]}": second, seqs[0]: second.go_on.set}
+    line.finish()
+    assert line.all_there()
+    assert [ids for ids in line.uplink.batches() if ids][1] == seqs[:1]
+    assert sorted(pictures_asked(line)) == sorted(digests)
+
+
+def test_a_picture_under_way_when_another_fails_goes_up_once(line: Line) -> None:
+    bring_up(line)
+    slow, refused = line.add_frame(), line.add_frame()
+    once = Once(lambda: None)
+
+    def fail() -> None:
+        wait_until(lambda: once.begun > 0, "the slow one is under way")
+        line.uplink.script.append("503")
+        del line.uplink.first[f"PUT /v1/blobs/{refused}"]
+
+    line.uplink.first |= {f"PUT /v1/blobs/{slow}": once, f"PUT /v1/blobs/{refused}": fail}
+    line.step()
+    assert line.link.state == "down"
+    line.clock.seconds += 60
+    again = threading.Thread(target=line.finish)
+    again.start()
+    wait_until(lambda: pictures_asked(line).count(refused) == 2, "the other one is tried again")
+    once.go_on.set()
+    again.join(60)
+    assert line.all_there()
+    assert pictures_asked(line).count(slow) == 1
+
+
+def test_pictures_that_choke_the_far_side_hold_no_other_lane(line: Line) -> None:
+    bring_up(line)
+    line.jitter = lambda _low, high: high
+    line.again()
+    digest = line.add_frame()
+    failing = True
+
+    def choke() -> None:
+        if failing:
+            line.uplink.script.append("500")
+
+    line.uplink.first["PUT"] = choke
+    for _ in range(20):
+        line.add(1)
+        line.clock.seconds += max(line.step(), 0.1)
+    assert line.audit()["held"] >= 15
+    assert digest in pictures_asked(line)
+    assert line.progress.settled(line.outbox.epoch, Lane.FRAME).count() == 0
+    failing = False
+    line.jitter = lambda low, _high: low
+    line.again()
+    line.finish()
+    assert line.all_there()
 
 
 # --- lanes
