@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from cloud_sync.control import Control
 from cloud_sync.drain import Drain
 from cloud_sync.link import Link
 from cloud_sync.orders import Orders
@@ -18,6 +17,7 @@ from cloud_sync.submit import Cloud
 from cloud_sync.witness import Witness
 from millrace.cli import config_option
 from millrace.clock import SystemClock
+from millrace.control import Control
 from millrace.service import SILENT_AFTER_S, Actor, run, set_up_logging
 from millrace.settings import load
 from millrace.ties import TieReader

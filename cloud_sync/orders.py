@@ -11,22 +11,20 @@ from cloud_sync.damage import DamageMet
 from cloud_sync.lanes import WEIGHTS
 from cloud_sync.progress import DAMAGED, Buried, Progress
 from millrace import jsontext, topics
-from millrace.blobs import BlobStore
+from millrace.blobs import BlobStore, StorageFailed
 from millrace.clock import Clock
+from millrace.control import BadOrder, Program
 from millrace.database import Damaged
 from millrace.entries import Lane
 from millrace.outbox_reader import Reader
 
 log = logging.getLogger(__name__)
 
+WORKER = Program("sync worker", "sync.sock", "millrace-sync")
 PICTURE_GONE = "its picture is gone: it was dropped here after the burial"
 AT_ONCE = 1000
 KEPT_NAMED = 100
 LANES = {lane.name.lower(): lane for lane in WEIGHTS}
-
-
-class BadOrder(ValueError):
-    """An order that means nothing here; nothing was done."""
 
 
 class NotRead(Exception):
@@ -35,6 +33,9 @@ class NotRead(Exception):
 
 class Orders:
     """Carries orders out, each on stable storage before it is answered. One thread uses it."""
+
+    program = WORKER
+    refusals: tuple[type[Exception], ...] = (NotRead, StorageFailed)
 
     def __init__(self, progress: Progress, state_dir: Path, clock: Clock) -> None:
         self._progress, self._clock = progress, clock

@@ -15,11 +15,11 @@ from typing import Any
 
 import click
 
-from cloud_sync import control, export
-from cloud_sync.orders import AT_ONCE, LANES, all_buried, lane_names, name_of
+from cloud_sync import export
+from cloud_sync.orders import AT_ONCE, LANES, WORKER, all_buried, lane_names, name_of
 from cloud_sync.progress import Buried
 from cloud_sync.waiting import LaneState, LinkState, Waiting
-from millrace import clock
+from millrace import clock, control
 from millrace.cli import EXIT_UNAVAILABLE, become_owner, state_dir_option
 from millrace.entries import Lane
 from millrace.words import size, span, table, text
@@ -141,8 +141,8 @@ def _open(state_dir: Path) -> Waiting:
 def _order(state_dir: Path, order: Mapping[str, object]) -> dict[str, Any]:
     become_owner(state_dir, "queue")
     try:
-        return control.ask(state_dir, order)
-    except control.NoWorker as error:
+        return control.ask(state_dir, WORKER, order)
+    except control.NobodyThere as error:
         raise Unavailable(str(error)) from None
     except control.Refused as error:
         raise click.ClickException(str(error)) from None
@@ -150,8 +150,8 @@ def _order(state_dir: Path, order: Mapping[str, object]) -> dict[str, Any]:
 
 def _is_running(state_dir: Path) -> bool:
     try:
-        control.ask(state_dir, {"do": "hello"})
-    except control.NoWorker:
+        control.ask(state_dir, WORKER, {"do": "hello"})
+    except control.NobodyThere:
         return False
     return True
 
