@@ -1,0 +1,127 @@
+"""A bad accelerator beside a good twin: each input is answered once and rightly, whatever the accelerator does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from integration.brokers import wait_until
+from unit.odd_engines import Odd, opening
+from unit.test_isolated import is_gone, process_of, same
+
+from edge_gateway.engines.accelerated import Accelerator, Care
+from edge_gateway.engines.engine import Tensor
+from edge_gateway.engines.isolated import Deadlines
+from edge_gateway.engines.standby import Pauses, Reason, State
+from millrace.clock import SystemClock
+
+CARE = Care(Deadlines(open_s=120.0, answer_s=0.5), Pauses(first_s=0.05, longest_s=0.1), 3600.0, 0.1)
+GOLDEN = 2
+
+
+class Counting(Odd):
+    """A twin that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float] = []
+
+    def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        self.asked.append(float(tensor[0, 0]))
+        return super().infer(tensor)
+
+
+@contextmanager
+def accelerator(what: str = "", after: int = 0, file: Path | None = None, care: Care = CARE) -> Iterator[Accelerator]:
+    with closing(Accelerator(opening(what, after, file), Odd(), "odd@1", "a box", care, SystemClock())) as found:
+        yield found
+
+
+def serves(found: Accelerator) -> None:
+    wait_until(lambda: found.served().state is State.SERVING, "the accelerator serves")
+
+
+def has_failed(found: Accelerator) -> None:
+    wait_until(lambda: found.served().state is State.FAILED, "the accelerator has failed")
+
+
+def test_the_twin_answers_until_the_accelerator_has_given_the_golden_answers() -> None:
+    with accelerator() as found:
+        twin = Counting()
+        engine = found.beside(twin)
+        assert twin.asked == [0.0]
+        serves(found)
+        assert same(engine.infer(np.full((1, 8), 5, np.float32)), Odd().infer(np.full((1, 8), 5, np.float32)))
+        assert twin.asked == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("raise", Reason.RAISED),
+        ("hang", Reason.HUNG),
+        ("abort", Reason.DIED),
+        ("half a shape", Reason.GARBAGE),
+        ("no number", Reason.GARBAGE),
+    ],
+)
+def test_the_twin_answers_what_the_accelerator_did_not_and_it_serves_again_once_it_is_well(
+    tmp_path: Path, what: str, reason: Reason, caplog: pytest.LogCaptureFixture
+) -> None:
+    (file := tmp_path / "odd").touch()
+    with accelerator(what, GOLDEN + 3, file) as found, caplog.at_level(logging.INFO):
+        twin = Counting()
+        engine = found.beside(twin)
+        serves(found)
+        for number in range(1, 6):
+            tensor = np.full((1, 8), number, np.float32)
+            assert same(engine.infer(tensor), Odd().infer(tensor))
+        served = found.served()
+        assert twin.asked[:2] == [0.0, 4.0]
+        assert served.fallbacks == {reason: 1}
+        file.unlink()
+        serves(found)
+        assert (found.served().reason, found.served().fallbacks) == ("", {reason: 1})
+    assert f"accelerator_failed model=odd@1 accelerator=a box reason={reason}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "said"),
+    [
+        ("refuse", Reason.REFUSED, "no accelerator is plugged in"),
+        ("wrong", Reason.MISMATCH, "output 1 is 1 away from its twin's for golden input 0"),
+        ("other tensors", Reason.MISMATCH, "its tensors are not those of its twin"),
+    ],
+)
+def test_an_accelerator_that_never_was_right_never_serves(what: str, reason: Reason, said: str) -> None:
+    with accelerator(what) as found:
+        has_failed(found)
+        assert found.served().reason.startswith(f"{reason}: model odd@1: {said}") or said in found.served().reason
+        assert found.infer(np.zeros((1, 8), np.float32)) is None
+
+
+def test_one_whose_answers_go_wrong_later_is_found_by_the_next_golden_check() -> None:
+    often = Care(CARE.deadlines, Pauses(3600.0, 3600.0), 0.0, 0.1)
+    with accelerator("wrong", GOLDEN, care=often) as found:
+        serves(found)
+        has_failed(found)
+        assert found.served().fallbacks == {Reason.MISMATCH: 1}
+
+
+def test_an_idle_accelerator_whose_process_is_killed_is_noticed_before_the_next_frame() -> None:
+    with accelerator(care=Care(CARE.deadlines, Pauses(3600.0, 3600.0), 3600.0, 0.1)) as found:
+        serves(found)
+        found._engine.kill()
+        has_failed(found)
+        assert found.served().fallbacks == {Reason.DIED: 1}
+
+
+def test_closing_does_not_wait_for_one_that_hangs_at_its_start() -> None:
+    with accelerator("hang") as found:
+        wait_until(lambda: found._engine._process is not None, "its process was started")
+        pid = process_of(found._engine)
+    assert is_gone(pid)
