@@ -68,8 +68,8 @@ def serve(settings: GatewaySettings) -> None:
     time = clock.SystemClock()
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
     try:
-        limits = settings.limits
-        models = Models(settings.models, limits.max_pixels, worker_count(settings.workers), limits.cache_bytes)
+        limits, count = settings.limits, worker_count(settings.workers)
+        models = Models(settings.models, limits.max_pixels, count, limits.cache_bytes, settings.accelerators)
         workers = Workers(models, settings.workers)
     except EngineFailed as error:
         raise ConfigError([str(error)]) from None
@@ -90,6 +90,7 @@ def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, tim
     )
     metrics = Metrics()
     metrics.show(models.cache)
+    metrics.watch(lambda: models.accelerators)
     line = Line(settings.limits.line_frames)
     register, sheds = Register(store, settings.limits), Sheds()
     turns = Turns(settings, register.admits, sheds, metrics, time)

@@ -10,9 +10,10 @@ import numpy as np
 
 from edge_gateway.bundle import Bundle
 from edge_gateway.engines.choice import Plan, choose, runtime_of
-from edge_gateway.engines.engine import Engine
+from edge_gateway.engines.engine import Engine, EngineFailed
+from edge_gateway.engines.guard import Guard
 from edge_gateway.engines.machine import look
-from edge_gateway.engines.opening import Choice, open_engine
+from edge_gateway.engines.opening import Choice
 from edge_gateway.prediction import Prediction, check_outputs, check_quantization, classify
 from edge_gateway.settings import ModelSettings
 from edge_gateway.tensors import Preparation
@@ -49,12 +50,16 @@ def plan_for(bundle: Bundle, settings: ModelSettings) -> Plan:
     return plan
 
 
-def load(bundle: Bundle, choice: Choice, settings: ModelSettings, max_pixels: int) -> Loaded:
+def load(bundle: Bundle, choice: Choice, guard: Guard, settings: ModelSettings, max_pixels: int) -> Loaded:
     """Load a bundle's model, check it against its manifest and run it once; EngineFailed says what does not fit."""
-    engine = open_engine(choice, bundle.content(choice.file), bundle.name)
-    check_outputs(bundle, engine.outputs)
-    check_quantization(bundle, engine.input, engine.outputs)
-    preparation = Preparation(bundle.manifest.input, engine.input, max_pixels, bundle.name)
+    engine = guard.open(choice)
+    try:
+        check_outputs(bundle, engine.outputs)
+        check_quantization(bundle, engine.input, engine.outputs)
+        preparation = Preparation(bundle.manifest.input, engine.input, max_pixels, bundle.name)
+        engine.infer(np.zeros(engine.input.shape, engine.input.dtype))
+    except EngineFailed:
+        engine.close()
+        raise
     threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
-    engine.infer(np.zeros(engine.input.shape, engine.input.dtype))
     return Loaded(bundle, engine, preparation, threshold)

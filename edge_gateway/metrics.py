@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import (
@@ -18,6 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from edge_gateway.cache import Cache
+from edge_gateway.engines.accelerated import Served
+from edge_gateway.engines.standby import State
 from millrace import __version__
 
 _LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -119,6 +121,10 @@ class Metrics:
         """Have what the result cache counts among the rest."""
         self.registry.register(_CacheCounts(cache))
 
+    def watch(self, accelerators: Callable[[], list[list[Served]]]) -> None:
+        """Have among the rest whether accelerators serve, and how often the CPU had to take over."""
+        self.registry.register(_Accelerators(accelerators))
+
     def text(self) -> bytes:
         """Return all of it in Prometheus' text form."""
         return generate_latest(self.registry)
@@ -135,3 +141,28 @@ class _CacheCounts(Collector):
         yield CounterMetricFamily("millrace_cache_hits", "Answers of a model that cost no inference.", cache.hits)
         yield CounterMetricFamily("millrace_cache_misses", "Answers that were not there yet.", cache.misses)
         yield GaugeMetricFamily("millrace_cache_bytes", "Bytes of answers kept.", cache.held_bytes)
+
+
+class _Accelerators(Collector):
+    """What accelerators say of themselves, read when somebody asks."""
+
+    def __init__(self, accelerators: Callable[[], list[list[Served]]]) -> None:
+        self._accelerators = accelerators
+
+    def collect(self) -> Iterator[Metric]:
+        primary = GaugeMetricFamily(
+            "millrace_engine_primary",
+            "1 while the accelerator serves, 0 while the CPU does in its place.",
+            labels=["model", "accelerator"],
+        )
+        fallbacks = CounterMetricFamily(
+            "millrace_engine_fallbacks",
+            "How often the CPU took over from an accelerator, by reason.",
+            labels=["model", "accelerator", "reason"],
+        )
+        for one in (one for served in self._accelerators() for one in served):
+            primary.add_metric([one.model, one.accelerator], float(one.state is State.SERVING))
+            for reason, count in one.fallbacks.items():
+                fallbacks.add_metric([one.model, one.accelerator, reason], count)
+        yield primary
+        yield fallbacks

@@ -11,12 +11,13 @@ from functools import partial
 from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
 from edge_gateway.cache import Cache
+from edge_gateway.engines.accelerated import Served
 from edge_gateway.engines.choice import Plan
 from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
 from edge_gateway.loaded import Loaded
 from edge_gateway.prediction import Prediction
 from edge_gateway.serving import Retired, Serving
-from edge_gateway.settings import ModelSettings
+from edge_gateway.settings import AcceleratorSettings, ModelSettings
 from millrace.images import BadPicture
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,19 @@ class Models:
     """All bound models. `infer` may be called from any thread."""
 
     def __init__(
-        self, settings: Sequence[ModelSettings], max_pixels: int, workers: int = 1, cache_bytes: int = 0
+        self,
+        settings: Sequence[ModelSettings],
+        max_pixels: int,
+        workers: int = 1,
+        cache_bytes: int = 0,
+        accelerators: AcceleratorSettings | None = None,
     ) -> None:
         """Read, check and load every bundle for so many workers; ConfigError or EngineFailed says what does not fit."""
         self._settings = list(settings)
         bundles = [load_bundle(model.bundle) for model in settings]
+        care = accelerators or AcceleratorSettings()
         self._serving = [
-            Serving(bundle, model, max_pixels, model.engines(workers))
+            Serving(bundle, model, max_pixels, model.engines(workers), care)
             for bundle, model in zip(bundles, settings, strict=True)
         ]
         self.cache: Cache[tuple[Prediction, float]] = Cache(cache_bytes)
@@ -55,6 +62,11 @@ class Models:
     def plans(self) -> list[Plan]:
         """On what each model runs and why, by its place in the settings."""
         return [serving.plan for serving in self._serving]
+
+    @property
+    def accelerators(self) -> list[list[Served]]:
+        """Of each model, by its place in the settings, its accelerators and whether they serve now."""
+        return [serving.guard.served() for serving in self._serving]
 
     @property
     def engines(self) -> list[int]:

@@ -7,10 +7,12 @@ from hashlib import sha256
 from itertools import cycle, islice
 
 from edge_gateway.bundle import Bundle
+from edge_gateway.engines.guard import Guard
 from edge_gateway.loaded import Loaded, load, plan_for
 from edge_gateway.prediction import Prediction
-from edge_gateway.settings import ModelSettings
+from edge_gateway.settings import AcceleratorSettings, ModelSettings
 from millrace import jsontext
+from millrace.clock import SystemClock
 
 
 class Retired(Exception):
@@ -20,15 +22,23 @@ class Retired(Exception):
 class Serving:
     """A bundle and its interpreters. Any thread may borrow."""
 
-    def __init__(self, bundle: Bundle, settings: ModelSettings, max_pixels: int, engines: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: ModelSettings,
+        max_pixels: int,
+        engines: int,
+        accelerators: AcceleratorSettings,
+    ) -> None:
         """Load the bundle `engines` times, as many as may be at work at once, on its plan's choices in turn.
 
         Errors: EngineFailed.
         """
         self.bundle, self.plan, self.engines = bundle, plan_for(bundle, settings), engines
         self.digest = _digest(bundle, settings)
+        self.guard = Guard(bundle, self.plan, settings.isolate, accelerators, SystemClock())
         choices = islice(cycle(self.plan.choices), engines)
-        self._idle = [load(bundle, choice, settings, max_pixels) for choice in choices]
+        self._idle = [load(bundle, choice, self.guard, settings, max_pixels) for choice in choices]
         self._changed = threading.Condition()
         self._retired = False
         first = self._idle[0]

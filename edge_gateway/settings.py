@@ -13,6 +13,7 @@ from millrace.quota import Policy
 from millrace.settings import BrokerSettings, Bytes, ProgramSettings, Section, check_name
 
 Name = Annotated[str, AfterValidator(check_name)]
+Isolate = Literal["auto", "always", "never"]
 FramePolicy = Literal["none", "escalated", "defects", "sample", "all"]
 
 
@@ -61,6 +62,12 @@ class ModelSettings(Section):
         [], description="Delegates that run a .tflite model, workers in turn: one for each accelerator."
     )
 
+    isolate: Isolate = Field(
+        "auto",
+        description="Whether it runs in a process of its own. auto: on an accelerator, and the CPU answers when that "
+        "fails; always: on the CPU too, for a model that may crash its runtime; never: in the gateway's own process.",
+    )
+
     @model_validator(mode="after")
     def _engine_and_delegates_agree(self) -> ModelSettings:
         if self.engine == "delegate" and not self.delegates:
@@ -76,6 +83,32 @@ class ModelSettings(Section):
     def engines(self, workers: int) -> int:
         """Return how many of so many workers may be at work on this model at once."""
         return max(1, round(workers * self.workers_ratio))
+
+
+class AcceleratorSettings(Section):
+    """Models on accelerators: each runs in a process of its own, and a twin on the CPU answers when it fails."""
+
+    deadline_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        1.0, description="Seconds for one inference in a process of its own; after them it counts as hung."
+    )
+    open_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        60.0, description="Seconds for such a process to open its model and to give the first answer."
+    )
+    retry_first_s: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Seconds before an accelerator that failed is tried again; doubled with each failure."
+    )
+    retry_longest_s: Annotated[float, Field(gt=0)] = Field(
+        300.0,
+        description="Longest of these pauses, in seconds; one that served for so long begins anew with the first.",
+    )
+    check_every_s: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Seconds between two checks that an accelerator still gives the golden answers."
+    )
+    tolerance_ratio: Annotated[float, Field(gt=0)] = Field(
+        0.1,
+        description="How far these may be from the CPU's, as a share of the largest value of each output; two steps of "
+        "its quantization are allowed beside it.",
+    )
 
 
 class OverflowSettings(Section):
@@ -227,6 +260,9 @@ class GatewaySettings(ProgramSettings):
     )
     workers: Annotated[int, Field(ge=0, le=64)] = Field(0, description="Inference threads; 0 for one each core.")
     models: list[ModelSettings] = Field([], description="Models and the channels that they serve.")
+    accelerators: AcceleratorSettings = Field(
+        AcceleratorSettings(), description="How models on accelerators are looked after."
+    )
     policies: list[PolicySettings] = Field(
         [], description="What goes up and what stays, by channel; the first that fits counts, then the defaults."
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_gateway.bundle import Bundle
 from edge_gateway.company import Gateways, Twins
+from edge_gateway.engines.accelerated import Served
 from edge_gateway.engines.choice import Plan
 from edge_gateway.intake import Intake
 from edge_gateway.models import Models
@@ -49,10 +50,15 @@ class Herald:
 
     def run(self) -> None:
         """Work until interrupted; the last word is `offline`."""
-        said_s, shown = float("-inf"), 0
+        said_s, shown, serving = float("-inf"), 0, self._serving()
         while not self._stop.is_set():
             now_s = self._clock.uptime_s()
-            if self._new_connection() or len(self._intake.turns.refused) != shown:
+            connected_anew = self._new_connection()
+            if connected_anew or self._serving() != serving:
+                serving = self._serving()
+                self._say_models()
+                said_s = float("-inf")
+            if len(self._intake.turns.refused) != shown:
                 said_s = float("-inf")
             if self._connection.connected and now_s - said_s >= self._settings.status_interval_s:
                 said_s, shown = now_s, len(self._intake.turns.refused)
@@ -68,14 +74,17 @@ class Herald:
             event = self._intake.connection_events.get(timeout=0.1)
         except queue.Empty:
             return False
-        if not isinstance(event, Connected):
-            return False
+        return isinstance(event, Connected)
+
+    def _serving(self) -> list[tuple[str, str]]:
+        """Return of each accelerator in which state it is and why, without what changes by the second."""
+        return [(one.state, one.reason) for served in self._models.accelerators for one in served]
+
+    def _say_models(self) -> None:
         topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_MODEL, self._settings.gateway)
-        models = [
-            _model_facts(bundle, plan) for bundle, plan in zip(self._models.bundles, self._models.plans, strict=True)
-        ]
-        self._connection.publish(topic, jsontext.dump({"models": models}), retain=True)
-        return True
+        models = self._models
+        facts = [_model_facts(*model) for model in zip(models.bundles, models.plans, models.accelerators, strict=True)]
+        self._connection.publish(topic, jsontext.dump({"models": facts}), retain=True)
 
     def facts(self) -> dict[str, Any]:
         """Return what is true of this gateway now; small enough to be read on a terminal."""
@@ -91,6 +100,7 @@ class Herald:
             "epoch": outbox.epoch,
             "minted": outbox.next_seq - 1,
             "models": [bundle.name for bundle in self._models.bundles],
+            "accelerators": [_accelerator_facts(one) for served in self._models.accelerators for one in served],
             "held_rows": outbox.held_rows,
             "held_bytes": outbox.held_bytes,
             "full": self._store.full,
@@ -119,7 +129,19 @@ class Herald:
         }
 
 
-def _model_facts(bundle: Bundle, plan: Plan) -> dict[str, Any]:
+def _accelerator_facts(served: Served) -> dict[str, Any]:
+    return {
+        "model": served.model,
+        "accelerator": served.accelerator,
+        "state": served.state,
+        "reason": served.reason[:SAID_CHARACTERS],
+        "for_s": round(served.for_s, 1),
+        "retry_s": round(served.retry_s, 1),
+        "fallbacks": served.fallbacks,
+    }
+
+
+def _model_facts(bundle: Bundle, plan: Plan, served: list[Served]) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "model": bundle.name,
@@ -128,6 +150,10 @@ def _model_facts(bundle: Bundle, plan: Plan) -> dict[str, Any]:
         "labels": list(bundle.labels)[:LABELS_SHOWN],
         "engine": str(plan),
         "engine_reason": plan.reason,
+        "accelerators": [
+            {"accelerator": one.accelerator, "state": one.state, "reason": one.reason[:SAID_CHARACTERS]}
+            for one in served
+        ],
         "licence": manifest.licence,
     }
 

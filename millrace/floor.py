@@ -150,6 +150,10 @@ def _warnings(gateway: str, value: dict[str, Any]) -> Iterator[str]:
         yield f"  {gateway} on its link to the cloud: {text(value['link_said'])}"
     if value.get("namesake"):
         yield f"  another gateway runs as {gateway}: stop one, or give it another name"
+    for item in _items(value.get("accelerators")):
+        if item.get("state") == "failed":
+            accelerator, reason = text(item.get("accelerator")), text(item.get("reason"))
+            yield f"  {gateway} runs {text(item.get('model'))} on the CPU, not on {accelerator}: {reason}"
     denied = value.get("denied")
     if isinstance(denied, list) and denied:
         yield f"  the broker denies {gateway} to read {', '.join(map(text, denied))}: check the broker's access rules"

@@ -71,12 +71,19 @@ class Accelerator:
         now_s = clock.uptime_s()
         self._standby = Standby(care.pauses, now_s)
         self._asked_s = self._checked_s = now_s
+        self._users, self._count = 0, threading.Lock()
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name=f"accelerator-{model}", daemon=True)
         self._keeper.start()
 
     def beside(self, twin: Engine) -> Engine:
-        """Return an engine for one worker: the accelerator, and this twin, warm, for when it does not serve."""
+        """Return an engine for one worker: the accelerator, and this twin, warm, for when it does not serve.
+
+        Errors: EngineFailed if the twin breaks.
+        """
+        twin.infer(np.zeros(twin.input.shape, twin.input.dtype))
+        with self._count:
+            self._users += 1
         return _Beside(self, twin)
 
     def infer(self, tensor: Tensor) -> tuple[Tensor, ...] | None:
@@ -108,15 +115,15 @@ class Accelerator:
             fallbacks=dict(standby.fallbacks),
         )
 
-    def close(self) -> None:
-        """End the accelerator's process and the thread that looks after it."""
+    def leave(self) -> None:
+        """Be used by one worker less; after the last one the accelerator's process ends, by and by."""
+        with self._count:
+            self._users -= 1
+            if self._users > 0:
+                return
         self._stop.set()
-        while self._keeper.is_alive():
-            if not self._standby.serves():
-                self._engine.kill()  # the thread may wait for it to open
-            self._keeper.join(0.1)
-        with self._turn:
-            self._engine.close()
+        if not self._standby.serves():
+            self._engine.abandon()  # it may be opening, for long
 
     def _keep(self) -> None:
         while not self._stop.wait(self._pause_s()):
@@ -127,6 +134,8 @@ class Accelerator:
                     self._look()
                 finally:
                     self._turn.release()
+        with self._turn:
+            self._engine.close()
 
     def _pause_s(self) -> float:
         return BEAT_S if self._standby.serves() else self._standby.wait_s(self._clock.uptime_s())
@@ -189,7 +198,6 @@ class _Beside:
     def __init__(self, accelerator: Accelerator, twin: Engine) -> None:
         self._accelerator, self._twin = accelerator, twin
         self.input, self.outputs = twin.input, twin.outputs
-        twin.infer(np.zeros(twin.input.shape, twin.input.dtype))
 
     def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:
         outputs = self._accelerator.infer(tensor)
@@ -197,6 +205,7 @@ class _Beside:
 
     def close(self) -> None:
         self._twin.close()
+        self._accelerator.leave()
 
 
 def _kind(info: TensorInfo) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,6 +62,7 @@ class IsolatedEngine:
         self._words: socket.socket | None = None
         self._tensors: tuple[Tensor, ...] = ()
         self._asked = 0
+        self._abandoned = threading.Event()
         self.input: TensorInfo
         self.outputs: tuple[TensorInfo, ...]
 
@@ -72,6 +74,8 @@ class IsolatedEngine:
         self._asked = 0
         try:
             self._start()
+            if self._abandoned.is_set():
+                self._kill()
             opened = self._answer(Word.OPENED)
             self.input, self.outputs = understood(opened.text)
             self._share()
@@ -97,16 +101,20 @@ class IsolatedEngine:
         self._hang_up()
         return IsolatedFailed(reason, said if self._name in said else f"model {self._name}: {said}")
 
-    def kill(self) -> None:
-        """End the process at once, from any thread; whoever waits for its answer gets IsolatedFailed."""
-        process = self._process
-        if process is not None:
-            process.kill()
+    def abandon(self) -> None:
+        """End the process at once and start no other, from any thread; nobody waits for an answer any longer."""
+        self._abandoned.set()
+        self._kill()
 
     def close(self) -> None:
         """Let the engine go, and its process end."""
         self._hang_up()
         self._bury()
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _start(self) -> None:
         self._words, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -149,7 +157,7 @@ class IsolatedEngine:
         try:
             answer = receive(self._words)
         except TimeoutError:
-            self.kill()
+            self._kill()
             raise self.give_up(Reason.HUNG, f"no answer in {self._words.gettimeout():g} s") from None
         except BadPacket as error:
             raise self.give_up(Reason.GARBAGE, str(error)) from None
@@ -166,7 +174,7 @@ class IsolatedEngine:
         try:
             status = self._process.wait(FAREWELL_S)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._kill()
             return self.give_up(Reason.DIED, "its process hung up")
         how = signal.strsignal(-status) if status < 0 else f"status {status}"
         return self.give_up(Reason.DIED, f"its process ended: {how}")

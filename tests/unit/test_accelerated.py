@@ -37,8 +37,10 @@ class Counting(Odd):
 
 @contextmanager
 def accelerator(what: str = "", after: int = 0, file: Path | None = None, care: Care = CARE) -> Iterator[Accelerator]:
-    with closing(Accelerator(opening(what, after, file), Odd(), "odd@1", "a box", care, SystemClock())) as found:
+    found = Accelerator(opening(what, after, file), Odd(), "odd@1", "a box", care, SystemClock())
+    with closing(found.beside(Odd())):
         yield found
+    wait_until(lambda: not found._keeper.is_alive(), "its process has ended")
 
 
 def serves(found: Accelerator) -> None:
@@ -51,11 +53,11 @@ def has_failed(found: Accelerator) -> None:
 
 def test_the_twin_answers_until_the_accelerator_has_given_the_golden_answers() -> None:
     with accelerator() as found:
-        twin = Counting()
-        engine = found.beside(twin)
-        assert twin.asked == [0.0]
-        serves(found)
-        assert same(engine.infer(np.full((1, 8), 5, np.float32)), Odd().infer(np.full((1, 8), 5, np.float32)))
+        twin, five = Counting(), np.full((1, 8), 5, np.float32)
+        with closing(found.beside(twin)) as engine:
+            assert twin.asked == [0.0]
+            serves(found)
+            assert same(engine.infer(five), Odd().infer(five))
         assert twin.asked == [0.0]
 
 
@@ -75,11 +77,11 @@ def test_the_twin_answers_what_the_accelerator_did_not_and_it_serves_again_once_
     (file := tmp_path / "odd").touch()
     with accelerator(what, GOLDEN + 3, file) as found, caplog.at_level(logging.INFO):
         twin = Counting()
-        engine = found.beside(twin)
         serves(found)
-        for number in range(1, 6):
-            tensor = np.full((1, 8), number, np.float32)
-            assert same(engine.infer(tensor), Odd().infer(tensor))
+        with closing(found.beside(twin)) as engine:
+            for number in range(1, 6):
+                tensor = np.full((1, 8), number, np.float32)
+                assert same(engine.infer(tensor), Odd().infer(tensor))
         served = found.served()
         assert twin.asked[:2] == [0.0, 4.0]
         assert served.fallbacks == {reason: 1}
@@ -115,7 +117,7 @@ def test_one_whose_answers_go_wrong_later_is_found_by_the_next_golden_check() ->
 def test_an_idle_accelerator_whose_process_is_killed_is_noticed_before_the_next_frame() -> None:
     with accelerator(care=Care(CARE.deadlines, Pauses(3600.0, 3600.0), 3600.0, 0.1)) as found:
         serves(found)
-        found._engine.kill()
+        found._engine._kill()
         has_failed(found)
         assert found.served().fallbacks == {Reason.DIED: 1}
 

@@ -100,7 +100,7 @@ def test_while_the_process_works_other_threads_of_ours_do_too() -> None:
         answer = pool.submit(engine.infer, EIGHT)
         while not answer.running():
             pass
-        engine.kill()
+        engine.abandon()
         assert isinstance(answer.exception(60), IsolatedFailed)
 
 

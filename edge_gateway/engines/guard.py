@@ -1,0 +1,53 @@
+"""A bundle's engines, each opened where it belongs: accelerators in processes of their own, the CPU in this one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from edge_gateway.bundle import Bundle
+from edge_gateway.engines.accelerated import Accelerator, Care, Served
+from edge_gateway.engines.choice import Plan
+from edge_gateway.engines.engine import Engine
+from edge_gateway.engines.isolated import AskedTwice, Deadlines, IsolatedEngine
+from edge_gateway.engines.opening import Choice, open_engine
+from edge_gateway.engines.standby import Pauses
+from edge_gateway.settings import AcceleratorSettings, Isolate
+from millrace.clock import Clock
+
+
+class Guard:
+    """Opens the engines of one bundle for its workers, who share an accelerator; used by one thread."""
+
+    def __init__(
+        self, bundle: Bundle, plan: Plan, isolate: Isolate, settings: AcceleratorSettings, clock: Clock
+    ) -> None:
+        self._bundle, self._plan, self._isolate, self._clock = bundle, plan, isolate, clock
+        deadlines = Deadlines(settings.open_s, settings.deadline_s)
+        pauses = Pauses(settings.retry_first_s, settings.retry_longest_s)
+        self._care = Care(deadlines, pauses, settings.check_every_s, settings.tolerance_ratio)
+        self._accelerators: dict[Choice, Accelerator] = {}
+
+    def open(self, choice: Choice) -> Engine:
+        """Return an engine for one of the plan's choices. Errors: EngineFailed."""
+        twin = self._plan.twin
+        if twin is None or self._isolate == "never":
+            return self._alone(choice)
+        beside = self._alone(twin)
+        if choice not in self._accelerators:
+            self._accelerators[choice] = Accelerator(
+                self._opening(choice), beside, self._bundle.name, choice.accelerator, self._care, self._clock
+            )
+        return self._accelerators[choice].beside(beside)
+
+    def served(self) -> list[Served]:
+        """Say of each accelerator whether it serves now."""
+        return [accelerator.served() for accelerator in list(self._accelerators.values())]
+
+    def _alone(self, choice: Choice) -> Engine:
+        opening = self._opening(choice)
+        if self._isolate != "always":
+            return opening()
+        return AskedTwice(IsolatedEngine(opening, self._bundle.name, self._care.deadlines))
+
+    def _opening(self, choice: Choice) -> partial[Engine]:
+        return partial(open_engine, choice, self._bundle.content(choice.file), self._bundle.name)
