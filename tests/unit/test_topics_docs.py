@@ -80,13 +80,15 @@ MEANING = {
     Kind.COMMAND: "",
     Kind.GATEWAY_STATUS: "Devices send only while a gateway says `online`. A new `session` means that it was started "
     "again. `denied` lists topics that the broker does not let it read, `refused` those whose names it does not take, "
-    "each with the nearest good one, `bad_folders` the folders that take no pictures, each with why. The last will "
-    "is "
+    "each with the nearest good one, `bad_folders` the folders that take no pictures, each with why. `accelerators` "
+    "says of each accelerator for which model it is, whether it is `starting`, `serving` or `failed`, why, for how "
+    "long, when it is tried again, and how often the CPU took over, by reason. The last will is "
     '`{"state":"lost"}`; a gateway that is stopped says `offline`. While reading from the broker is paused it says '
     '`{"state":"busy"}`, not retained. `two_agents` names devices under whose name two agents run, `others` the other '
     "gateways of the floor, `namesake` the session of another gateway under this one's name. `clock`, `bootid`, "
     "`uptimens` and `damaged` are as in a device status.",
-    Kind.GATEWAY_MODEL: "Every model that it serves, each with its first 100 labels.",
+    Kind.GATEWAY_MODEL: "Every model that it serves, each with its first 100 labels, what it runs on and why, and of "
+    "each accelerator whether it serves now; said again when that changes.",
     Kind.GATEWAY_ALARM: "Something that a person must see; at most one a minute for each name and device.",
 }
 HEAD = """\
