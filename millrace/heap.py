@@ -27,11 +27,7 @@ def stay() -> None:
 
 
 def give_back() -> None:
-    """Free what only rings of objects hold, and give back what is free; another C library is left to its own ways.
-
-    paho's client is such a ring: with each connection that ended it would keep all it had not heard acknowledged,
-    until Python has a quarter more objects than at its last look.
-    """
+    """Free what only rings of objects hold, and give back what is free; another C library is left to its own ways."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

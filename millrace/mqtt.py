@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import paho.mqtt.client as paho
@@ -273,11 +274,12 @@ class Connection:
         if settings.ca_file is not None:
             client.tls_set_context(_tls(settings))
         client.on_socket_open = _no_delay
-        client.on_connect = self._guard(lambda *a: self._on_connect(client, epoch, protocol, *a[2:5]))
+        # None of them holds the client, which would hold itself by it: when its connection ends, all that it held goes.
+        client.on_connect = self._guard(lambda *a: self._on_connect(a[0], epoch, protocol, *a[2:5]))
         client.on_disconnect = self._guard(lambda *a: self._on_disconnect(a[3]))
         client.on_publish = self._guard(lambda *a: self._on_publish(a[3]))
         client.on_subscribe = self._guard(lambda *a: self._on_subscribe(a[3]))
-        client.on_message = self._guard(lambda *a: self._on_message(client, epoch, a[2]))
+        client.on_message = self._guard(lambda *a: self._on_message(epoch, a[2]))
         return client
 
     def _guard(self, callback: Callable[..., None]) -> Callable[..., None]:
@@ -339,17 +341,18 @@ class Connection:
                 log.error("subscription_denied topic=%s reason=%r check: %s", topic, str(reason), check)
         self.denied = tuple(topic for topic, reason in answers if reason.is_failure)
 
-    def _on_message(self, client: paho.Client, epoch: int, message: paho.MQTTMessage) -> None:
-        mid, qos = message.mid, message.qos
-
-        def ack() -> None:
-            if qos and self._connected_epoch == epoch:
-                client.ack(mid, qos)
-
+    def _on_message(self, epoch: int, message: paho.MQTTMessage) -> None:
+        ack = partial(self._ack, epoch, message.mid, message.qos) if message.qos else _nothing
         properties = getattr(message.properties, "UserProperty", ()) if message.properties else ()
         self.inbox.put(
             Delivery(message.topic, bytes(message.payload), message.retain, message.dup, tuple(properties), epoch, ack)
         )
+
+    def _ack(self, epoch: int, mid: int, qos: int) -> None:
+        """Acknowledge a message to the connection that brought it; nothing if that has ended."""
+        client = self._client
+        if client is not None and self._connected_epoch == epoch:
+            client.ack(mid, qos)
 
     # --- publishing
 
@@ -455,6 +458,10 @@ def _why_not(client: _Client, topic: str, payload: bytes, properties: Properties
 
 def _properties(packet_type: int) -> Properties:
     return Properties(packet_type)  # type: ignore[no-untyped-call]
+
+
+def _nothing() -> None:
+    """Acknowledge a message of QoS 0, which nobody waits for."""
 
 
 def _no_delay(_client: paho.Client, _userdata: Any, sock: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,3 +175,43 @@ def test_a_subscription_that_the_broker_denies_is_said_once(
     (said,) = lines(caplog, "subscription_denied")
     assert said.startswith("subscription_denied topic=shop/secret/# reason=")
     assert "access rules" in said
+
+
+class Window(bytearray):
+    """A payload that can be watched, as bytes cannot."""
+
+
+class Pausing(Inbox):
+    """It is full when it is told to be."""
+
+    is_full = False
+
+    def heard(self) -> bool:
+        return any(isinstance(arrival, Delivery) for arrival in self._arrivals)
+
+    @property
+    def full(self) -> bool:
+        return self.is_full
+
+
+def test_with_its_connection_a_client_goes_and_all_that_it_held(mosquitto: Mosquitto) -> None:
+    """At once, and not when Python next looks for rings: a window may be megabytes, and connections flap."""
+    inbox = Pausing()
+    settings = BrokerSettings(host=mosquitto.host, port=mosquitto.port)
+    gc.collect()
+    gc.disable()
+    try:
+        with running(settings, "g", "t/#", inbox=inbox) as held:
+            wait_until(lambda: held.connected, "a connection")
+            held.publish("t/x", b"heard")
+            wait_until(inbox.heard, "a delivery waits to be acknowledged")
+            inbox.is_full = True  # no acknowledgement is read from now on
+            left = [weakref.ref(held._client)]
+            for payload in (Window(1000) for _ in range(10)):
+                held.publish("t/x", payload)
+                left.append(weakref.ref(payload))
+            del payload
+            assert None not in [found() for found in left]
+        assert [found() for found in left] == [None] * 11
+    finally:
+        gc.enable()
