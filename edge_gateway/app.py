@@ -6,6 +6,7 @@ import logging
 import secrets
 import sys
 import threading
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ from millrace import clock, jsontext, topics
 from millrace.cli import config_option
 from millrace.mqtt import Connection, Will
 from millrace.service import Actor, run, set_up_logging
-from millrace.settings import ConfigError, load
+from millrace.settings import ConfigError, load, read_secret
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,22 @@ def _web(
         *Predict(settings, intake, room, share).routes(),
         *OpenInference(settings, inference, room).routes(),
     ]
-    return Web(http, routes)
+    token = read_secret(http.token_file) if http.token_file else None
+    beside = None if http.grpc_port is None else _grpc(settings, http.grpc_port, token, inference, room)
+    return Web(http, token, routes, beside)
+
+
+def _grpc(
+    settings: GatewaySettings, port: int, token: str | None, inference: RawInference, room: Room
+) -> AbstractAsyncContextManager[object]:
+    try:
+        from edge_gateway.web.grpc_service import GrpcService  # an extra that only who asks for it needs
+    except ModuleNotFoundError as error:
+        missing = (
+            f"http: grpc_port: {error.name} is not installed; it comes with the extra `grpc` (docs/dependencies.md)"
+        )
+        raise ConfigError([missing]) from None
+    return GrpcService(settings, port, token, inference, room)
 
 
 def _connection(settings: GatewaySettings, turns: Turns) -> Connection:

@@ -217,6 +217,9 @@ class HttpSettings(Section):
     enabled: bool = Field(True, description="Whether to serve HTTP at all.")
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs token_file.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8470, description="TCP port.")
+    grpc_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="TCP port for /v2 in its gRPC form; none for off. It needs the extra `grpc`."
+    )
     token_file: Path | None = Field(None, description="File (mode 0600) with the bearer token that callers must show.")
     predict_timeout_s: Annotated[float, Field(gt=0)] = Field(
         30.0,

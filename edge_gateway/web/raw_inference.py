@@ -39,6 +39,10 @@ class RawInference:
         """Say whether there are models, and workers that move."""
         return bool(self._models.describe()) and self._is_moving()
 
+    def signatures(self) -> list[Signature]:
+        """Return what each model takes and gives."""
+        return [signature_of(described) for described in self._models.describe()]
+
     def find(self, name: str, version: str | None) -> tuple[int, Signature]:
         """Return a model's place and signature; without a version its latest. Errors: UnknownModel."""
         named = [

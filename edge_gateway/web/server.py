@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import uvicorn
 from starlette.applications import Starlette
@@ -14,7 +15,6 @@ from edge_gateway.settings import HttpSettings
 from edge_gateway.web.connections import Guarded
 from edge_gateway.web.door import ERRORS, Door
 from millrace.listening import listen
-from millrace.settings import read_secret
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,18 @@ log = logging.getLogger(__name__)
 class Web:
     """The HTTP server; an actor."""
 
-    def __init__(self, settings: HttpSettings, routes: list[Route]) -> None:
-        """Listen, but serve only in `run`. Errors: ConfigError if the token cannot be read, AddressTaken."""
-        self._host = settings.host
+    def __init__(
+        self,
+        settings: HttpSettings,
+        token: str | None,
+        routes: list[Route],
+        beside: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
+        """Listen, but serve only in `run`, and `beside` for as long on the same loop. Errors: AddressTaken."""
+        self._host, self._beside = settings.host, beside or nullcontext()
         app = Starlette(routes=routes, exception_handlers=ERRORS)
         config = uvicorn.Config(
-            Door(app, read_secret(settings.token_file) if settings.token_file else None),
+            Door(app, token),
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -44,10 +50,14 @@ class Web:
         self.ready = threading.Event()
 
     def run(self) -> None:
-        """Serve until interrupted."""
-        log.info("http_ready url=http://%s:%d", self._host, self._listener.getsockname()[1])
-        self.ready.set()
-        asyncio.run(self._server.serve(sockets=[self._listener]))
+        """Serve until interrupted. Errors: what entering `beside` raises."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with self._beside:
+            log.info("http_ready url=http://%s:%d", self._host, self._listener.getsockname()[1])
+            self.ready.set()
+            await self._server.serve(sockets=[self._listener])
 
     def interrupt(self) -> None:
         """End `run`."""

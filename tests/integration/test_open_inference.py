@@ -13,12 +13,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 import urllib3
+from google.protobuf.json_format import MessageToDict
 from integration.brokers import Address, free_port, wait_until
 from integration.test_gateway import JPEG, MAX_PAYLOAD_BYTES, PNG, Gateway, running
 
+from edge_gateway.web.grpc_messages import SERVICE, message
 from millrace import __version__
 
 TOKEN = "open-sesame"
@@ -38,6 +41,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     port = free_port()
     http = {
         "port": port,
+        "grpc_port": free_port(),
         "token_file": "../token",
         "batch_pictures": 4,
         "max_requests": MOST,
@@ -264,3 +268,107 @@ def test_tensors_asked_side_by_side_each_get_their_own_answer(gateway: Gateway, 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(of, shades)) == alone
     assert len({tuple(one) for one in alone}) > 1
+
+
+# --- the same over gRPC
+
+
+@pytest.fixture(scope="module")
+def channel(gateway: Gateway) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.settings['http']['grpc_port']}") as channel:
+        yield channel
+
+
+def call(channel: grpc.Channel, method: str, token: str = TOKEN, **fields: Any) -> Any:
+    return channel.unary_unary(
+        f"/{SERVICE}/{method}", message(f"{method}Request").SerializeToString, message(f"{method}Response").FromString
+    )(message(f"{method}Request")(**fields), timeout=60, metadata=[("authorization", f"Bearer {token}")])
+
+
+def refusal(channel: grpc.Channel, method: str, token: str = TOKEN, **fields: Any) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as refused:
+        call(channel, method, token, **fields)
+    return refused.value.code().name, refused.value.details()
+
+
+def test_grpc_says_the_same_of_server_and_model(gateway: Gateway, channel: grpc.Channel) -> None:
+    assert call(channel, "ServerLive").live
+    assert call(channel, "ServerReady").ready
+    assert call(channel, "ModelReady", name="parts").ready
+    assert MessageToDict(call(channel, "ServerMetadata")) == ask(gateway, "GET", "/v2").json()
+    said = MessageToDict(call(channel, "ModelMetadata", name="parts", version="1"))
+    for tensor in [*said["inputs"], *said["outputs"]]:
+        tensor["shape"] = [int(side) for side in tensor["shape"]]  # JSON for gRPC writes 64-bit integers as text
+    assert said == ask(gateway, "GET", "/v2/models/parts").json()
+
+
+def test_grpc_gives_the_same_in_every_form(gateway: Gateway, channel: grpc.Channel, tensors: tuple[str, str]) -> None:
+    wanted = scores(ask(gateway, "POST", "/v2/models/parts/infer", request(tensors[0], PIXELS.reshape(-1).tolist())))
+    tensor = {"name": tensors[0], "datatype": "UINT8", "shape": SHAPE}
+    picture = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    typed, outputs = {"contents": {"uint_contents": PIXELS.reshape(-1).tolist()}}, [{"name": tensors[1]}]
+    answers = [
+        call(channel, "ModelInfer", model_name="parts", id="7", inputs=[tensor], raw_input_contents=[PIXELS.tobytes()]),
+        call(channel, "ModelInfer", model_name="parts", id="7", inputs=[tensor | typed], outputs=outputs),
+        call(
+            channel,
+            "ModelInfer",
+            model_name="parts",
+            model_version="1",
+            id="7",
+            inputs=[picture],
+            raw_input_contents=[struct.pack("<I", len(PNG)) + PNG],
+        ),
+        call(
+            channel,
+            "ModelInfer",
+            model_name="parts",
+            id="7",
+            inputs=[picture | {"contents": {"bytes_contents": [PNG]}}],
+        ),
+    ]
+    for answer in answers:
+        assert (answer.model_name, answer.model_version, answer.id) == ("parts", "1", "7")
+        (output,) = answer.outputs
+        assert (output.name, output.datatype, list(output.shape)) == (tensors[1], "UINT8", [1, 4])
+        assert list(answer.raw_output_contents[0]) == wanted
+
+
+def test_grpc_refuses_what_does_not_fit_in_words(channel: grpc.Channel, tensors: tuple[str, str]) -> None:
+    tensor = {"name": tensors[0], "datatype": "UINT8", "shape": SHAPE}
+    raw = PIXELS.tobytes()
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({"model_name": "nobody"}, "NOT_FOUND", "no model 'nobody'"),
+        ({"model_version": "2"}, "NOT_FOUND", "has the versions 1"),
+        ({"inputs": []}, "INVALID_ARGUMENT", "has one input; got 0"),
+        ({"inputs": [tensor] * 2}, "INVALID_ARGUMENT", "has one input; got 2"),
+        ({"inputs": [tensor | {"shape": [1, 96, 96]}]}, "INVALID_ARGUMENT", "has the shape"),
+        ({"inputs": [tensor | {"shape": [-1, -96, 96, 3]}]}, "INVALID_ARGUMENT", "has the shape"),
+        ({"inputs": [tensor | {"datatype": "FP32"}]}, "INVALID_ARGUMENT", "is of UINT8; got 'FP32'"),
+        ({"raw_input_contents": [raw[:-1]]}, "INVALID_ARGUMENT", "27647 bytes; UINT8 of shape"),
+        ({"raw_input_contents": []}, "INVALID_ARGUMENT", "either contents, or raw_input_contents"),
+        ({"raw_input_contents": [raw, raw]}, "INVALID_ARGUMENT", "has one input"),
+        ({"inputs": [tensor | {"contents": {"uint_contents": [1]}}]}, "INVALID_ARGUMENT", "either contents, or"),
+        ({"outputs": [{"name": "y"}]}, "INVALID_ARGUMENT", "got 'y'"),
+        (
+            {"inputs": [tensor | {"contents": {"uint_contents": [256] * len(raw)}}], "raw_input_contents": []},
+            "INVALID_ARGUMENT",
+            "UINT8 cannot hold",
+        ),
+        (
+            {
+                "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}],
+                "raw_input_contents": [b"\5\0\0\0hello"],
+            },
+            "INVALID_ARGUMENT",
+            "not a JPEG, PNG or WebP",
+        ),
+        ({"raw_input_contents": [bytes(MOST_BYTES)]}, "RESOURCE_EXHAUSTED", "larger than max"),
+    ]
+    good = {"model_name": "parts", "inputs": [tensor], "raw_input_contents": [raw]}
+    for fields, code, said in wrong:
+        refused = refusal(channel, "ModelInfer", **good | fields)
+        assert (refused[0], said in refused[1]) == (code, True), refused
+    assert refusal(channel, "ServerLive", token="wrong")[0] == "UNAUTHENTICATED"
+    assert refusal(channel, "ModelReady", name="nobody")[0] == "NOT_FOUND"
+    assert call(channel, "ModelInfer", **good).outputs
