@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_gateway.bundle import Manifest
 from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.engines.opening import CPU_PROVIDER, Choice, Delegate, Runtime
-from edge_gateway.settings import ModelSettings
+from edge_gateway.settings import DelegateSettings, ModelSettings
 
 EDGETPU_LIBRARY = "libedgetpu.so.1"
 RUNTIMES: dict[str, Runtime] = {".tflite": "litert", ".onnx": "onnx", ".npz": "reference"}
@@ -46,28 +46,25 @@ def choose(wanted: ModelSettings, manifest: Manifest, machine: Machine) -> Plan:
     """Return how to run a bundle, and why so in words; EngineFailed if it holds nothing that fits what is wanted."""
     name = f"{manifest.name}@{manifest.version}"
     runtime = runtime_of(manifest)
-    if wanted.engine not in ("auto", runtime) and not (
-        runtime == "litert" and wanted.engine in ("edgetpu", "delegate")
-    ):
+    fits = {"auto", runtime, *(("edgetpu", "delegate") if runtime == "litert" else ())}
+    if wanted.engine not in fits:
         raise EngineFailed(
             f"model {name}: engine: {wanted.engine} does not run {manifest.file}; {runtime} does: set engine: auto"
         )
     cpu = Choice(runtime, manifest.file, wanted.threads)
+    if wanted.delegates:
+        if runtime != "litert":
+            raise EngineFailed(f"model {name}: delegates run .tflite models, not {manifest.file}: leave them out")
+        return Plan(tuple(_on(one, cpu) for one in wanted.delegates), cpu, "the settings name delegates")
     if runtime == "onnx":
         return _onnx(cpu, machine)
-    if wanted.delegates:
-        choices = tuple(
-            Choice(runtime, manifest.file, wanted.threads, Delegate(one.library, tuple(one.options.items())))
-            for one in wanted.delegates
-        )
-        return Plan(choices, cpu, "the settings name delegates")
-    if wanted.engine == "edgetpu" and manifest.edgetpu_file is None:
+    if manifest.edgetpu_file is not None and wanted.engine in ("auto", "edgetpu"):
+        return _edgetpu(wanted, manifest.edgetpu_file, cpu, machine)
+    if wanted.engine == "edgetpu":
         raise EngineFailed(
             f"model {name}: engine: edgetpu needs a model compiled for it (edgetpu_compiler) beside {manifest.file};"
             f" name it in the manifest as edgetpu_file"
         )
-    if runtime == "litert" and manifest.edgetpu_file is not None and wanted.engine in ("auto", "edgetpu"):
-        return _edgetpu(wanted, manifest.edgetpu_file, cpu, machine)
     return Plan((cpu,), None, f"the bundle holds {manifest.file}")
 
 
@@ -82,13 +79,17 @@ def runtime_of(manifest: Manifest) -> Runtime:
     return RUNTIMES[suffix]
 
 
+def _on(delegate: DelegateSettings, cpu: Choice) -> Choice:
+    return replace(cpu, delegate=Delegate(delegate.library, tuple(delegate.options.items())))
+
+
 def _onnx(cpu: Choice, machine: Machine) -> Plan:
-    choice = Choice(cpu.runtime, cpu.file, cpu.threads, providers=machine.providers)
+    choice = replace(cpu, providers=machine.providers)
     names = ", ".join(name.removesuffix("ExecutionProvider") for name in machine.providers)
     reason = f"the bundle holds {cpu.file}, and ONNX Runtime works here with {names}"
     if not choice.accelerator:
         return Plan((choice,), None, reason)
-    return Plan((choice,), Choice(cpu.runtime, cpu.file, cpu.threads, providers=(CPU_PROVIDER,)), reason)
+    return Plan((choice,), replace(cpu, providers=(CPU_PROVIDER,)), reason)
 
 
 def _edgetpu(wanted: ModelSettings, file: str, cpu: Choice, machine: Machine) -> Plan:
@@ -99,8 +100,6 @@ def _edgetpu(wanted: ModelSettings, file: str, cpu: Choice, machine: Machine) ->
     if wanted.engine == "auto" and lacking:
         return Plan((cpu,), None, f"the bundle holds {file} too, but {lacking} here")
     delegates = [Delegate(EDGETPU_LIBRARY, (("device", device),)) for device in devices] or [Delegate(EDGETPU_LIBRARY)]
-    choices = tuple(Choice("litert", file, wanted.threads, delegate) for delegate in delegates)
-    reason = f"the bundle holds {file}, and " + (
-        f"{lacking} here" if lacking else f"this machine has {', '.join(devices)}"
-    )
-    return Plan(choices, cpu, reason)
+    choices = tuple(replace(cpu, file=file, delegate=delegate) for delegate in delegates)
+    there = f"but {lacking} here" if lacking else f"and this machine has {', '.join(devices)}"
+    return Plan(choices, cpu, f"the bundle holds {file}, {there}")

@@ -51,7 +51,8 @@ class LiteRtEngine:
             )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise EngineFailed(f"model {name}: {_refusal(str(error))}") from None
+            where = "" if delegate is None else f" on {delegate}"
+            raise EngineFailed(f"model {name}: LiteRT refuses it{where}: {_refusal(str(error))}") from None
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1:
             raise EngineFailed(f"model {name}: has {len(inputs)} inputs; models with one are run")
@@ -64,7 +65,7 @@ class LiteRtEngine:
             self._interpreter.set_tensor(self._in, tensor)
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
-            raise EngineFailed(f"model {self._name}: {_first_line(str(error))}") from None
+            raise EngineFailed(f"model {self._name}: {_plain(str(error))}") from None
         return tuple(np.asarray(self._interpreter.get_tensor(index)) for index in self._out)
 
     def close(self) -> None:
@@ -92,12 +93,13 @@ def _loaded(delegate: Delegate, name: str) -> Any:
 
 
 def _refusal(said: str) -> str:
-    remedy = next((remedy for sign, remedy in REMEDIES if sign in said), "")
-    return f"LiteRT refuses it: {_first_line(said)}" + (f": {remedy}" if remedy else "")
+    remedy = next((remedy for sign, remedy in REMEDIES if sign in said), None)
+    return _plain(said) if remedy is None else f"{_plain(said)}; {remedy}"
 
 
-def _first_line(said: str) -> str:
-    return said.strip().splitlines()[0].rstrip(".")[:200]
+def _plain(said: str) -> str:
+    """Return the first sentence of what the runtime says."""
+    return said.strip().splitlines()[0].split(". ")[0].rstrip(".")[:200]
 
 
 def _info(detail: dict[str, Any]) -> TensorInfo:

@@ -76,6 +76,8 @@ class OnnxEngine:
 
     def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for one input."""
+        if tensor.shape != self.input.shape:  # a free batch would take any
+            raise EngineFailed(f"model {self._name}: got {tensor.shape}; takes {self.input.shape}")
         try:
             given: list[Any] = self._session.run(None, {self.input.name: tensor})
         except REFUSALS as error:
