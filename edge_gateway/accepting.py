@@ -147,6 +147,8 @@ class Accepting:
                 work.counts.append(partial(self._metrics.inference.labels(prediction.model).observe, infer_ms / 1000))
             if event.truth is not None:
                 data["truth"] = event.truth
+            if prediction.detections is not None:
+                data["detections"] = [one.data() for one in prediction.detections]
             self._own.result(item.device, channel, subject, data, work, now)
             work.counts.append(self._metrics.routed.labels(decision.decision).inc)
             datas.append(data)

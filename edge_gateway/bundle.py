@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,8 +14,13 @@ from millrace.settings import ConfigError, Section, load
 MANIFEST = "manifest.yaml"
 MAX_MODEL_BYTES = 512 << 20
 MAX_LABEL_CHARS = 128
+MAX_DETECTIONS = 100
+NOTHING = "nothing"
+"""The label of a picture in which a detector finds nothing."""
+
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+BoxStyle = Literal["ssd", "boxes_scores", "yolo", "fastestdet"]
 
 
 class InputSettings(Section):
@@ -57,6 +62,19 @@ class OutputSettings(Section):
     activation: Literal["softmax", "logits"] = Field(
         "softmax", description="softmax: scores already; logits: the gateway makes scores of them."
     )
+    style: BoxStyle | None = Field(None, description="How a detector writes down its boxes; needed for one.")
+    coordinates: Literal["ratios", "pixels"] = Field(
+        "ratios", description="What raw boxes (boxes_scores, yolo) are given in: ratios or pixels of the input."
+    )
+    score_threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="Score from which a detector's box counts as found."
+    )
+    iou_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.45, description="Of two boxes of a label that overlap by more than this, the better one is kept."
+    )
+    max_detections: Annotated[int, Field(ge=1, le=MAX_DETECTIONS)] = Field(
+        20, description="Most boxes in a result, the best first."
+    )
 
 
 class Manifest(Section):
@@ -64,7 +82,7 @@ class Manifest(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")] = Field(description="Name of the model.")
     version: Annotated[int, Field(ge=1)] = Field(description="Version; a later one is greater.")
-    task: Literal["classification"] = Field("classification", description="What the model does.")
+    task: Literal["classification", "detection"] = Field("classification", description="What the model does.")
     file: FileName = Field("model.tflite", description="The model's file in this folder: .tflite, .onnx or .npz.")
     sha256: Digest = Field(description="SHA-256 of the model's file.")
     edgetpu_file: FileName | None = Field(
@@ -88,9 +106,15 @@ class Manifest(Section):
     source: str = Field("", description="Where the weights come from.")
 
     @model_validator(mode="after")
-    def _one_set_of_labels(self) -> Manifest:
+    def _agrees_with_itself(self) -> Manifest:
         if (self.labels is None) == (self.labels_file is None):
             raise ValueError("give either labels or labels_file")
+        if self.task == "detection" and self.output.style is None:
+            raise ValueError(f"task: detection needs output.style, one of {', '.join(get_args(BoxStyle))}")
+        if self.task == "detection" and self.output.activation != "softmax":
+            raise ValueError("output.activation is for task: classification; a detector's outputs are scores")
+        if self.task != "detection" and self.output.style is not None:
+            raise ValueError("output.style is for task: detection")
         return self
 
     @model_validator(mode="after")
@@ -139,7 +163,10 @@ def load_bundle(folder: Path) -> Bundle:
     labels = manifest.labels if manifest.labels is not None else _read_labels(folder / str(manifest.labels_file))
     if not labels or not all(0 < len(label) <= MAX_LABEL_CHARS for label in labels):
         raise ConfigError([f"{path}: labels: one for each output, 1 to {MAX_LABEL_CHARS} characters each"])
-    unknown = [label for label in manifest.ok_labels if label not in labels]
+    nothing = [NOTHING] if manifest.task == "detection" else []
+    if nothing and NOTHING in labels:
+        raise ConfigError([f"{path}: labels: {NOTHING!r} is what a picture without any is called: name it otherwise"])
+    unknown = [label for label in manifest.ok_labels if label not in [*labels, *nothing]]
     if unknown:
         raise ConfigError([f"{path}: ok_labels: {unknown[0]!r} is none of the labels"])
     return Bundle(folder, manifest, model, tuple(labels), edgetpu_model)

@@ -14,8 +14,9 @@ from edge_gateway.engines.engine import Engine, EngineFailed
 from edge_gateway.engines.guard import Guard
 from edge_gateway.engines.machine import look
 from edge_gateway.engines.opening import Choice
-from edge_gateway.prediction import Prediction, check_outputs, check_quantization, classify
+from edge_gateway.prediction import Prediction, check_quantization
 from edge_gateway.settings import ModelSettings
+from edge_gateway.task import Task, task_of
 from edge_gateway.tensors import Preparation
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Loaded:
     bundle: Bundle
     engine: Engine
     preparation: Preparation
+    task: Task
     threshold: float
     """Score below which an answer is not sure."""
 
@@ -40,7 +42,7 @@ class Loaded:
         begun_s = time.perf_counter()
         outputs = self.engine.infer(tensor)
         infer_ms = (time.perf_counter() - begun_s) * 1000
-        return classify(self.bundle, self.engine.outputs[0], outputs[0]), infer_ms
+        return self.task.answer(outputs, self.preparation.view(picture)), infer_ms
 
 
 def plan_for(bundle: Bundle, settings: ModelSettings) -> Plan:
@@ -54,7 +56,7 @@ def load(bundle: Bundle, choice: Choice, guard: Guard, settings: ModelSettings, 
     """Load a bundle's model, check it against its manifest and run it once; EngineFailed says what does not fit."""
     engine = guard.open(choice)
     try:
-        check_outputs(bundle, engine.outputs)
+        task = task_of(bundle, engine.outputs)
         check_quantization(bundle, engine.input, engine.outputs)
         preparation = Preparation(bundle.manifest.input, engine.input, max_pixels, bundle.name)
         engine.infer(np.zeros(engine.input.shape, engine.input.dtype))
@@ -62,4 +64,4 @@ def load(bundle: Bundle, choice: Choice, guard: Guard, settings: ModelSettings, 
         engine.close()
         raise
     threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
-    return Loaded(bundle, engine, preparation, threshold)
+    return Loaded(bundle, engine, preparation, task, threshold)

@@ -37,7 +37,7 @@ class Refused(click.ClickException):
 @click.option("--token-file", type=_FILE, help="File (mode 0600) with the token that the gateway asks for.")
 @click.option("--json", "as_json", is_flag=True, help="The gateway's answer as it is.")
 def command(file: Path, url: str, channel: str, token_file: Path | None, as_json: bool) -> None:
-    """Upload the picture FILE and print what each model says of it: label, score, decision, reason.
+    """Upload the picture FILE and print what each model says of it: label, score, decision, reason, and what is where.
 
     The gateway keeps it like any frame: it is stored, and goes up where the policy for http/CHANNEL says so.
     """
@@ -52,6 +52,9 @@ def command(file: Path, url: str, channel: str, token_file: Path | None, as_json
             f"  decision: {result.get('decision')} ({result.get('reason')})\n"
             f"  inference {result.get('infer_ms')} ms, in all {result.get('total_ms')} ms"
         )
+        for found in result.get("detections", ()):
+            box = ", ".join(f"{name} {100 * ratio:.1f} %" for name, ratio in found["box"].items())
+            click.echo(f"  {found['label']}  score {found['score']}  {box}")
 
 
 def ask(url: str, picture: bytes, channel: str, token: str | None) -> list[dict[str, Any]]:

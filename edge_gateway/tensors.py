@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
 from edge_gateway.bundle import InputSettings
 from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
-from millrace.images import BadPicture, read_header
+from millrace.images import BadPicture, Header, read_header
 
 _REDUCED_COLOR = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+
+
+class View(NamedTuple):
+    """Which part of a picture a model sees, as ratios of the whole."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+WHOLE = View(0.0, 0.0, 1.0, 1.0)
 
 
 class Preparation:
@@ -47,6 +61,16 @@ class Preparation:
             cv2.LUT(plane, column, dst=result[0, place])
         return result
 
+    def view(self, picture: bytes) -> View:
+        """Return which part of a picture `tensor` shows; BadPicture if it is none."""
+        if self._wanted.resize == "stretch":
+            return WHOLE
+        header = read_header(picture)
+        factor = self._reduction(header)
+        height, width = -(-header.height_px // factor), -(-header.width_px // factor)  # a JPEG's decoder rounds up
+        top, left, crop_height, crop_width = self._middle(height, width)
+        return View(left / width, top / height, crop_width / width, crop_height / height)
+
     def _decode(self, picture: bytes) -> Tensor:
         header = read_header(picture)
         if header.width_px * header.height_px > self._max_pixels:
@@ -54,10 +78,7 @@ class Preparation:
                 f"{header.width_px}x{header.height_px} pixels;"
                 f" at most {self._max_pixels} are decoded (limits.max_pixels)"
             )
-        flag = cv2.IMREAD_COLOR
-        if header.content_type == "image/jpeg":
-            spare = min(header.width_px // self._wanted.width, header.height_px // self._wanted.height)
-            flag = next((flag for factor, flag in _REDUCED_COLOR.items() if spare >= factor), flag)
+        flag = _REDUCED_COLOR.get(self._reduction(header), cv2.IMREAD_COLOR)
         try:
             pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
@@ -66,14 +87,24 @@ class Preparation:
             raise BadPicture(f"cannot be decoded: cut short or damaged ({len(picture)} bytes)")
         return pixels
 
+    def _reduction(self, header: Header) -> int:
+        """Return by how much a picture is made smaller as it is decoded."""
+        if header.content_type != "image/jpeg":
+            return 1
+        spare = min(header.width_px // self._wanted.width, header.height_px // self._wanted.height)
+        return next((factor for factor in _REDUCED_COLOR if spare >= factor), 1)
+
+    def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of the middle, with the input's sides in proportion."""
+        ratio = min(height / self._wanted.height, width / self._wanted.width)
+        crop_height, crop_width = max(1, round(self._wanted.height * ratio)), max(1, round(self._wanted.width * ratio))
+        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
     def _scale(self, pixels: Tensor) -> Tensor:
         wanted = self._wanted
-        height, width = pixels.shape[:2]
         if wanted.resize == "center_crop":
-            ratio = min(height / wanted.height, width / wanted.width)
-            crop_height, crop_width = max(1, round(wanted.height * ratio)), max(1, round(wanted.width * ratio))
-            top, left = (height - crop_height) // 2, (width - crop_width) // 2
-            pixels = pixels[top : top + crop_height, left : left + crop_width]
+            top, left, height, width = self._middle(*pixels.shape[:2])
+            pixels = pixels[top : top + height, left : left + width]
         if pixels.shape[:2] == (wanted.height, wanted.width):
             return pixels
         return cv2.resize(pixels, (wanted.width, wanted.height), interpolation=cv2.INTER_LINEAR)

@@ -67,7 +67,7 @@ def test_logits_become_scores() -> None:
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("activation", ["softmax", "logits"])
 def test_scores_that_are_no_numbers_are_a_failure_of_the_engine(wrong: float, activation: str) -> None:
-    with pytest.raises(EngineFailed, match="parts@1: gave scores that are no numbers"):
+    with pytest.raises(EngineFailed, match="parts@1: gave outputs that are no numbers"):
         classify(bundle(activation), PLAIN, floats(0.2, wrong, 0.1))
 
 
