@@ -112,7 +112,7 @@ class _Wire(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. `data` is a flat JSON object, or None for a frame, whose data is the picture itself.
+    """One event. `data` is a JSON object, flat but for `detections`; None for a frame: its data is the picture itself.
 
     `base` is the lowest seq that the sender still holds. `truth` is what is really there, where a test source knows.
     """

@@ -85,6 +85,17 @@ def test_predict_prints_label_score_decision_and_reason(far: Far, picture: Path)
     assert far.asked == [("/predict?channel=top", None, b"a picture")]
 
 
+def test_predict_lists_what_a_detector_found_and_where(far: Far, picture: Path) -> None:
+    face = {"label": "face", "score": 0.9, "box": {"x": 0.336, "y": 0.2, "width": 0.36, "height": 0.3553}}
+    far.body = json.dumps({"results": [RESULT | {"detections": [face, face | {"score": 0.8}]}]}).encode()
+    done = predict(picture, "--gateway", far.url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [
+        "  face  score 0.9  x 33.6 %, y 20.0 %, width 36.0 %, height 35.5 %",
+        "  face  score 0.8  x 33.6 %, y 20.0 %, width 36.0 %, height 35.5 %",
+    ]
+
+
 def test_predict_for_programs_is_json(far: Far, picture: Path) -> None:
     done = predict(picture, "--gateway", far.url, "--json")
     assert json.loads(done.stdout) == {"results": [RESULT]}

@@ -58,6 +58,11 @@ def test_a_label_that_is_not_ok_is_a_defect_but_only_where_ok_labels_are_given(m
     assert not load_bundle(make(ok_labels=None)).is_defect("scratch")
 
 
+def test_for_a_detector_nothing_is_a_label_that_may_be_ok(make: Make) -> None:
+    bundle = load_bundle(make(task="detection", output="{style: yolo}", ok_labels="[nothing]"))
+    assert [bundle.is_defect(label) for label in ("nothing", "ok")] == [False, True]
+
+
 def test_a_model_that_was_changed_is_refused_with_both_the_digest_and_the_next_step(make: Make) -> None:
     folder = make()
     (folder / "model.tflite").write_bytes(MODEL + b"!")
@@ -93,6 +98,17 @@ def test_a_model_that_was_changed_is_refused_with_both_the_digest_and_the_next_s
             {"edgetpu_file": "model.tflite", "edgetpu_sha256": "f" * 64},
             f"edgetpu_sha256: model.tflite has {hashlib.sha256(MODEL).hexdigest()}",
         ),
+        ({"task": "detection"}, "task: detection needs output.style, one of ssd, boxes_scores, yolo, fastestdet"),
+        ({"output": "{style: yolo}"}, "output.style is for task: detection"),
+        ({"output": "{style: detr}", "task": "detection"}, "output.style: Input should be 'ssd', 'boxes_scores'"),
+        ({"output": "{style: yolo, activation: logits}", "task": "detection"}, "is for task: classification"),
+        ({"output": "{style: yolo, score_threshold: 0}", "task": "detection"}, "score_threshold: Input should be gr"),
+        ({"output": "{style: yolo, max_detections: 101}", "task": "detection"}, "max_detections: Input should be les"),
+        (
+            {"output": "{style: yolo}", "task": "detection", "labels": "[ok, nothing]"},
+            "labels: 'nothing' is what a pic",
+        ),
+        ({"ok_labels": "[nothing]"}, "ok_labels: 'nothing' is none of the labels"),
     ],
 )
 def test_a_bundle_that_does_not_fit_is_refused_in_words(make: Make, changed: dict[str, str | None], said: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from edge_gateway.box_styles import STYLES
 from edge_gateway.bundle import MAX_LABEL_CHARS, Manifest
 from edge_gateway.settings import GatewaySettings
 from millrace_models import bundle_path
@@ -62,11 +63,16 @@ def test_the_figures_are_those_of_the_card(figure: str) -> None:
 
 
 def test_the_bindings_of_the_page_are_good_settings() -> None:
-    settings = GatewaySettings.model_validate({"gateway": "g1", "state_dir": ".", **EXAMPLES[0]})
+    (bindings,) = [example for example in EXAMPLES if "models" in example]
+    settings = GatewaySettings.model_validate({"gateway": "g1", "state_dir": ".", **bindings})
     assert settings.models[0].serves("cam-1", "top")
     assert settings.models[1].threshold == pytest.approx(0.7)
 
 
-def test_the_foreign_manifest_of_the_page_is_good() -> None:
-    manifest = Manifest.model_validate({**EXAMPLES[1], "sha256": "0" * 64})
-    assert (manifest.input.width, manifest.labels_file) == (224, "labels.txt")
+def test_the_manifests_of_the_page_are_good_and_one_is_there_for_each_style_of_detector() -> None:
+    manifests = [
+        Manifest.model_validate({**example, "sha256": "0" * 64}) for example in EXAMPLES if "sha256" in example
+    ]
+    (foreign,) = [manifest for manifest in manifests if manifest.task == "classification"]
+    assert (foreign.input.width, foreign.labels_file) == (224, "labels.txt")
+    assert [manifest.output.style for manifest in manifests if manifest.task == "detection"] == list(STYLES)

@@ -30,7 +30,7 @@ from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Line, Workers
-from edge_gateway.prediction import Prediction
+from edge_gateway.prediction import Detection, Prediction
 from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
@@ -51,6 +51,9 @@ SMALLEST_PNG = bytes.fromhex(
     "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
 )
 PATIENCE_S = 60.0
+CLASSIFIED = Prediction("parts@1", "scratch", 0.9712, defect=True)
+SCREWS = (Detection("screw", 0.9312, 0.1205, 0.4, 0.0811, 0.1021), Detection("screw", 0.8127, 0.7, 0.4, 0.08, 0.1))
+DETECTED = Prediction("screws@2", "screw", 0.9312, defect=False, detections=SCREWS)
 GATEWAY_SAYS = b'{"state": "lost", "bootid": "9a7e0a40-7b00-4b00-8b00-7b0075b0075b", "uptimens": "86400123456789"}'
 
 MEANING = {
@@ -72,7 +75,10 @@ MEANING = {
     Kind.RESULT: "The edge's answer to one frame, one message for each model. `subject` names the frame: "
     "device, channel and id. `decision` is `edge` (the score reached the threshold), `escalate` (it did not, and the "
     "frame goes up) or `fall_back` (it did not, and the frame stays here). `total_ms` counts from the arrival at the "
-    "gateway to the commit. `cached` is there, and true, where an equal picture had its answer already.",
+    "gateway to the commit. `cached` is there, and true, where an equal picture had its answer already. A detector's "
+    "result also lists what is where: `box` is left, top, width and height as ratios of the whole picture; `label` and "
+    "`score` are the best one's. Where nothing is found the list is empty, the label `nothing`, and the score how sure "
+    "that is.",
     Kind.VERDICT: "",
     Kind.RECEIPT: "What this gateway has committed of an epoch of the device; all of it each time, so it may be "
     "repeated or lost. Only now the device forgets. `window_bytes` is how much may be under way; 0 means that the "
@@ -144,9 +150,10 @@ class RecordedConnection(Connection):
 
 @dataclass
 class Examples:
-    """Each kind's topic and payload, as text."""
+    """Each kind's topic and payload, as text, and the data of a detector's result."""
 
     shown: dict[Kind, tuple[str, str]] = field(default_factory=dict)
+    detected: str = ""
     names: dict[str, str] = field(default_factory=lambda: {f'"clock":"{clock.wall_state()}"': '"clock":"synced"'})
 
     def add(self, topic: str, payload: bytes) -> None:
@@ -156,12 +163,12 @@ class Examples:
         self.shown[topics.parse("millrace", topic).kind] = (topic, text)
 
 
-def examples(folder: Path) -> dict[Kind, tuple[str, str]]:
+def examples(folder: Path) -> Examples:
     """Return one message of each kind that is sent."""
     made = Examples()
     from_device(folder / "agent", made)
     from_gateway(folder / "gateway", made)
-    return made.shown
+    return made
 
 
 def from_device(folder: Path, made: Examples) -> None:
@@ -213,6 +220,8 @@ def from_gateway(folder: Path, made: Examples) -> None:
     for done in committed:
         for message in [*done.results, *done.receipts.values()]:
             made.add(message.topic, message.payload)
+    (found,) = committer.commit([frame(SMALLEST_PNG, 2, DETECTED)]).replies
+    made.detected = json.dumps(found[1][0])
     connection = RecordedConnection.of(settings)
     models = Models(settings.models, settings.limits.max_pixels)
     workers = Workers(models, 1)
@@ -229,9 +238,9 @@ def from_gateway(folder: Path, made: Examples) -> None:
     store.close()
 
 
-def frame(picture: bytes) -> Arrived:
+def frame(picture: bytes, seq: int = 1, prediction: Prediction = CLASSIFIED) -> Arrived:
     """Return a frame that arrived with its key and was answered."""
-    key = events.Key(topics.device_source("millrace", "cam-1", "top"), DEVICE_EPOCH, 1)
+    key = events.Key(topics.device_source("millrace", "cam-1", "top"), DEVICE_EPOCH, seq)
     event = events.new_event(events.FRAME, key, INSTANT, datacontenttype="image/png")
     found = admission.admit(
         "millrace",
@@ -244,7 +253,7 @@ def frame(picture: bytes) -> Arrived:
     assert isinstance(found, list)
     arrived = found[0]
     arrived.outcome = Future()
-    arrived.outcome.set_result(Outcome([(Prediction("parts@1", "scratch", 0.9712, defect=True), 0.8, 0.52)]))
+    arrived.outcome.set_result(Outcome([(prediction, 0.8, 0.52)]))
     return arrived
 
 
@@ -262,8 +271,9 @@ def run_until(run: Callable[[], None], interrupt: Callable[[], None], said: Call
     assert said()
 
 
-def page(shown: dict[Kind, tuple[str, str]]) -> str:
+def page(made: Examples) -> str:
     """Return docs/topics.md."""
+    shown = made.shown
     parts = [HEAD, "| topic below the prefix | who writes | who reads | QoS | retained |\n|---|---|---|---|---|\n"]
     parts += [
         f"| `{rule.pattern}` | {rule.writer.value} | {rule.readers.value} | {rule.qos} |"
@@ -277,6 +287,8 @@ def page(shown: dict[Kind, tuple[str, str]]) -> str:
             continue
         topic, text = shown[kind]
         parts.append(f"{MEANING[kind]}\n\n    {topic}\n\n```json\n{pretty(text)}\n```\n")
+        if kind is Kind.RESULT:
+            parts.append(f"\nA detector's `data`:\n\n```json\n{pretty(made.detected)}\n```\n")
     parts.append(
         "\n## Without a key\n\n"
         "A device needs none of our attributes. A bare JPEG, PNG or WebP on a frame topic, and on a reading topic one\n"
@@ -296,12 +308,11 @@ def pretty(text: str) -> str:
 
 
 def test_the_page_in_docs_is_what_the_programs_say(tmp_path: Path) -> None:
-    shown = examples(tmp_path)
-    assert PAGE.read_text(encoding="utf-8") == page(shown), "run: python tests/unit/test_topics_docs.py"
+    assert PAGE.read_text(encoding="utf-8") == page(examples(tmp_path)), "run: python tests/unit/test_topics_docs.py"
 
 
 def test_each_kind_is_shown_or_said_to_be_reserved(tmp_path: Path) -> None:
-    assert set(topics.TABLE) - set(examples(tmp_path)) == {Kind.VERDICT, Kind.COMMAND}
+    assert set(topics.TABLE) - set(examples(tmp_path).shown) == {Kind.VERDICT, Kind.COMMAND}
 
 
 @pytest.mark.parametrize("what", BARE)
