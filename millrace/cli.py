@@ -27,6 +27,7 @@ COMMANDS = {
     "broker": ("broker_config.app", "Set up Mosquitto, or run the embedded broker."),
     "demo": ("millrace.demo.app", "Run the whole line on this machine and cut the cloud off."),
     "chaos": ("millrace.chaos.app", "Kill, stop and cut a private line on this machine, and count what is lost."),
+    "bench": ("edge_gateway.bench.command", "Measure this machine: the limit, the gateway beside it, what to change."),
     "config": ("millrace.config_command", "Check, show and explain settings files."),
     "status": ("millrace.status_command", "Show who is on the floor and how they are."),
     "queue": ("cloud_sync.queue_command", "Show what waits for the cloud; hold it back, send it again."),
@@ -37,6 +38,7 @@ COMMANDS = {
 _EXTRA = {
     "agent": "camera",
     "gateway": "gateway",
+    "bench": "gateway",
     "query": "gateway",
     "queue": "sync",
     "audit": "sync",

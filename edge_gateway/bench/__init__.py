@@ -1,0 +1,1 @@
+"""`millrace bench`: what this machine could do, what the gateway does on it, and what to change."""
