@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check faults claims bench e2e docs wheel clean
+.PHONY: help install demo test check faults claims bench bench-peers e2e docs wheel clean
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.demo ## Put Millrace and what it needs into .venv (about 410 MB, once)
 	@echo "Installed. Try: $(BIN)/millrace --help"
@@ -32,9 +32,11 @@ faults: $(VENV)/.dev mosquitto ## Kill every process many times over and count w
 claims: $(VENV)/.dev mosquitto ## Run each campaign at its full size (hours; ONLY="crash points" for one); docs/fault-runs.jsonl
 	@PYTHONPATH=tests $(BIN)/python -m faults.claims $(if $(ONLY),"$(ONLY)")
 
-bench: $(VENV)/.dev mosquitto ## Measure against the limits of this machine (minutes); build/bench.json
-	@mkdir -p build
-	@$(BIN)/python bench/run.py
+bench: $(VENV)/.dev mosquitto ## Measure against the limits of this machine (3 minutes; PROFILE=full for the claims, 25); build/bench.json
+	@$(BIN)/python bench/run.py --profile $(or $(PROFILE),quick) $(if $(ONLY),--only $(ONLY))
+
+bench-peers: $(VENV)/.dev ## Bring the other systems that "make bench PROFILE=full" measures beside ours (1.2 GB)
+	@$(BIN)/python bench/peers/venvs.py
 
 e2e: $(VENV)/.dev mosquitto ## Run the demo at both brokers and on real pictures and series (minutes); build/e2e.json
 	@mkdir -p build

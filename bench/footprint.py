@@ -1,8 +1,7 @@
-"""What a sensor-only agent takes: bytes of its packages on the disk, and resident memory while it runs."""
+"""What programs cost while nothing happens: a sensor-only agent on the disk and in memory, a gateway that waits."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -11,10 +10,17 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from bench.measures import Measure, at_most
+from bench.measures import Measure, at_most, known
+from bench.models import Bench
+from bench.profile import Profile
+from edge_gateway.bench.private_line import private_broker, private_gateway
+from edge_gateway.bench.processor import cpu_s, resident_mb
+from millrace.demo.stage import BrokerKind
 
 MAX_INSTALLED_MB = 20.0
 MAX_RESIDENT_MB = 50.0
+MAX_IDLE_RATIO = 0.02
+SETTLE_S = 3.0
 
 
 def measures(home: Path) -> list[Measure]:
@@ -23,6 +29,39 @@ def measures(home: Path) -> list[Measure]:
         at_most("MB installed, sensor-only agent", _installed_mb(), MAX_INSTALLED_MB),
         at_most("MB resident, sensor-only agent", _resident_mb(home), MAX_RESIDENT_MB),
     ]
+
+
+def gateway(home: Path, profile: Profile, bench: Bench, broker: BrokerKind) -> list[Measure]:
+    """Return what a gateway with a model takes to import, to start, and to wait at the broker."""
+    settings = {"models": [{"bundle": str(bench.bundle.resolve())}]}
+    starts_s, resident = [], []
+    with private_broker(home / "broker", broker) as (port, _):
+        for number in range(profile.rounds):
+            begun_s = time.perf_counter()
+            with private_gateway(home / f"gateway-{number}", port, settings) as pid:
+                starts_s.append(time.perf_counter() - begun_s)
+                resident.append(resident_mb(pid))
+                if number == profile.rounds - 1:
+                    idle_ratio = _idle_ratio(pid, profile.idle_s)
+    return [
+        known("s to import the gateway", [_import_s("edge_gateway.app") for _ in range(profile.rounds)]),
+        known("s to start a gateway, connected and its model warm", starts_s),
+        at_most(f"MB resident, gateway with {bench.name}, before the first frame", max(resident), 130.0),
+        at_most(f"share of a core that an idle gateway takes, over {profile.idle_s:g} s", idle_ratio, MAX_IDLE_RATIO),
+    ]
+
+
+def _idle_ratio(pid: int, span_s: float) -> float:
+    time.sleep(SETTLE_S)
+    begun_s = cpu_s(pid)
+    time.sleep(span_s)
+    return (cpu_s(pid) - begun_s) / span_s
+
+
+def _import_s(module: str) -> float:
+    begun_s = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+    return time.perf_counter() - begun_s
 
 
 def _installed_mb() -> float:
@@ -65,8 +104,7 @@ def _resident_mb(home: Path) -> float:
     try:
         time.sleep(6)
         assert process.poll() is None, "the agent ended"
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        return resident_mb(process.pid)
     finally:
         process.terminate()
         process.wait(15)
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from statistics import median
+from functools import partial
 from unittest.mock import patch
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from bench.measures import Measure, at_least
+from bench.measures import Measure, interleaved, ratio_at_least
+from bench.profile import Profile
 from edge_gateway.app import SWITCH_INTERVAL_S
 from millrace import mqtt
 from millrace.demo.stage import wait_until
@@ -26,7 +27,6 @@ from millrace.settings import BrokerSettings
 MESSAGES = 4000
 PAYLOAD = bytes(200)
 TOPIC = "bench/hearing"
-ROUNDS = 3
 TIMEOUT_S = 120.0
 PAUSE_S = 0.001
 
@@ -50,20 +50,21 @@ class _Dismissing(Inbox):
             arrival.ack()
 
 
-def measures(port: int) -> list[Measure]:
+def measures(port: int, profile: Profile) -> list[Measure]:
     """Return messages heard a second, in turn with paho's own way, at the gateway's switch interval."""
     kept_s = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     found = []
     try:
         for busy, bar in ((False, 1.0), (True, 1.5)):
-            ours, plain = [], []
-            for _ in range(ROUNDS):
-                ours.append(_heard_per_s(port, mqtt._Client, busy))
-                plain.append(_heard_per_s(port, _Plain, busy))
+            ours, plain = interleaved(
+                profile.rounds,
+                partial(_heard_per_s, port, mqtt._Client, busy),
+                partial(_heard_per_s, port, _Plain, busy),
+            )
             beside = "beside a busy thread" if busy else "beside nobody"
-            label = f"messages of 200 bytes heard a second {beside}, by paho's own way"
-            found.append(at_least(label, median(ours), median(plain), bar))
+            label = f"messages of 200 bytes heard and acknowledged a second, {beside}"
+            found.append(ratio_at_least(label, "paho's own way", ours, plain, bar))
     finally:
         sys.setswitchinterval(kept_s)
     return found

@@ -1,4 +1,4 @@
-"""What a device's card is written for an event: frames on a healthy line by durability, readings by commit delay.
+"""What a card is written for an event: a device's frames and readings, and what a gateway makes of a reading.
 
 Counted by the kernel for this process (`write_bytes` in /proc/self/io): what goes to a block device, not to memory.
 """
@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bench import store_writer
 from bench.measures import Measure, at_most
+from bench.profile import Profile
+from cloud_sync.progress import Progress
+from cloud_sync.settings import BatchSettings
 from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
 from device_agent.spool import Spool
+from edge_gateway.bench.processor import written_bytes
+from edge_gateway.store import Store
 from millrace import events
 from millrace.clock import Instant, SystemClock
+from millrace.entries import Lane
 
 FRAME_BYTES = 54_000
 FRAMES = {"power": 300, "process": 3000}
@@ -22,10 +29,14 @@ READINGS = 1000
 INSTANT = Instant(1_795_249_800_000_000_000, "bench", 1)
 
 
-def measures(home: Path) -> list[Measure]:
+def measures(home: Path, profile: Profile) -> list[Measure]:
     """Return bytes written for each event, against its own size where that is what matters."""
+    insert_bytes, life_bytes = _gateway_bytes(home / "gateway", profile.groups)
+    gateway = f"bytes written by a gateway for a reading of {store_writer.BODY_BYTES} bytes, groups of 32"
     power, process = (_frame_bytes(home / kind, kind) for kind in ("power", "process"))
     found = [
+        at_most(f"{gateway}: to insert it", insert_bytes, 1500.0),
+        at_most(f"{gateway}: drained and purged too", life_bytes, 3000.0),
         at_most(
             "bytes written for a frame of 54 KB, receipted at once, by its size, durability power",
             power / FRAME_BYTES,
@@ -40,15 +51,32 @@ def measures(home: Path) -> list[Measure]:
     return found
 
 
+def _gateway_bytes(home: Path, groups: int) -> tuple[float, float]:
+    """Return the bytes of a reading's insertion, and of its whole life: inserted, settled by the drain, purged."""
+    insert_bytes = store_writer.ours(home, groups)["row_bytes"]
+    store, progress = Store(home, "bench", 1 << 40), Progress(home / "sync.db")
+    rows, batch = store.outbox.held_rows, BatchSettings().max_rows
+    before = written_bytes(os.getpid())
+    for first in range(1, rows + 1, batch):
+        progress.settle(store.outbox.epoch, Lane.BULK, 1, min(rows, first + batch - 1))
+    while store.purge(uplink=True, retention_s=0, retention_bytes=0, uptime_s=SystemClock().uptime_s()):
+        pass
+    assert store.outbox.held_rows < 500, f"{store.outbox.held_rows} rows are left"
+    rest_bytes = (written_bytes(os.getpid()) - before) / rows
+    store.close()
+    progress.close()
+    return insert_bytes, insert_bytes + rest_bytes
+
+
 def _frame_bytes(folder: Path, durability: str) -> float:
     spool = _spool(folder, durability)
     spool.settle(spool.epoch, [])
     spool.admit([_frame(0)])  # what a start writes is not a frame's
-    before = _written_bytes()
+    before = written_bytes(os.getpid())
     for number in range(1, FRAMES[durability] + 1):
         spool.admit([_frame(number)])
         spool.settle(spool.epoch, [(1, number + 1)])
-    written = _written_bytes() - before
+    written = written_bytes(os.getpid()) - before
     spool.close()
     return written / FRAMES[durability]
 
@@ -56,12 +84,12 @@ def _frame_bytes(folder: Path, durability: str) -> float:
 def _reading_bytes(folder: Path, batch: int) -> float:
     spool = _spool(folder, "power")
     spool.settle(spool.epoch, [])
-    before, seq = _written_bytes(), 0
+    before, seq = written_bytes(os.getpid()), 0
     for _ in range(READINGS // batch):
         spool.admit([Admission("belt", events.READING, INSTANT, {"temperature_c": 20.5}) for _ in range(batch)])
         seq += batch
         spool.settle(spool.epoch, [(1, seq)])
-    written = _written_bytes() - before
+    written = written_bytes(os.getpid()) - before
     spool.close()
     return written / READINGS
 
@@ -82,8 +110,3 @@ def _spool(folder: Path, durability: str) -> Spool:
         }
     )
     return Spool(settings, "bench", SystemClock())
-
-
-def _written_bytes() -> int:
-    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
-    return int(dict(line.split(": ") for line in lines)["write_bytes"])

@@ -18,16 +18,11 @@ from millrace.settings import ConfigError
 from millrace.words import table
 
 
-class _Size(click.ParamType):
-    name = "WIDTHxHEIGHT"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        width, _, height = str(value).partition("x")
-        if not (width.isdecimal() and height.isdecimal() and 32 <= min(int(width), int(height)) <= 8192):
-            self.fail(f"{value!r} is no size such as 640x480", param, ctx)
-        return int(width), int(height)
+def _size(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, int]:
+    width, _, height = value.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and 32 <= min(int(width), int(height)) <= 8192):
+        raise click.BadParameter(f"{value!r} is no size such as 640x480")
+    return int(width), int(height)
 
 
 @click.command("bench")
@@ -36,7 +31,7 @@ class _Size(click.ParamType):
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Bundle folder; the shipped `parts` without it.",
 )
-@click.option("--size", type=_Size(), default="640x480", show_default=True, help="Size of the pictures in pixels.")
+@click.option("--size", callback=_size, default="640x480", show_default=True, help="Size of the pictures in pixels.")
 @click.option(
     "--broker",
     type=click.Choice(["auto", "mosquitto", "embedded"]),

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from edge_gateway.bundle import load_bundle
-from edge_gateway.engines.litert import LiteRtEngine
-from edge_gateway.settings import LimitSettings
-from edge_gateway.tensors import Preparation
+from edge_gateway.loaded import Loaded, load, plan_for
+from edge_gateway.settings import LimitSettings, ModelSettings
 
-MAX_PIXELS: int = LimitSettings.model_fields["max_pixels"].default
+MAX_PIXELS = LimitSettings().max_pixels
 WARM_UP = 8
 
 
@@ -47,27 +46,25 @@ class Limit:
 
     def __init__(self, bundle: Path, threads: int) -> None:
         """Load and warm them. Errors: ConfigError, EngineFailed."""
-        self.bundle = load_bundle(bundle)
-        self._sides = [self._side() for _ in range(threads)]
-        for _, engine in self._sides:
+        self.bundle, settings = load_bundle(bundle), ModelSettings(bundle=bundle)
+        choices = plan_for(self.bundle, settings).choices
+        self._sides = [
+            load(self.bundle, choices[number % len(choices)], settings, MAX_PIXELS) for number in range(threads)
+        ]
+        for side in self._sides:
             for _ in range(WARM_UP):
-                engine.infer(np.zeros(engine.input.shape, engine.input.dtype))
-        self.is_float = self._sides[0][1].input.dtype.kind == "f"
-
-    def _side(self) -> tuple[Preparation, LiteRtEngine]:
-        bundle = self.bundle
-        engine = LiteRtEngine(bundle.model, bundle.name)
-        return Preparation(bundle.manifest.input, engine.input, MAX_PIXELS, bundle.name), engine
+                side.engine.infer(np.zeros(side.engine.input.shape, side.engine.input.dtype))
+        self.is_float = self._sides[0].engine.input.dtype.kind == "f"
 
     def run(self, pictures: Sequence[bytes], count: int) -> Pace:
         """Decode and infer so many pictures, on all threads at once."""
         turns = itertools.count()
 
-        def work(preparation: Preparation, engine: LiteRtEngine) -> None:
+        def work(side: Loaded) -> None:
             while (turn := next(turns)) < count:
-                engine.infer(preparation.tensor(pictures[turn % len(pictures)]))
+                side.engine.infer(side.preparation.tensor(pictures[turn % len(pictures)]))
 
-        threads = [threading.Thread(target=work, args=side) for side in self._sides]
+        threads = [threading.Thread(target=work, args=(side,)) for side in self._sides]
         begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
         for thread in threads:
             thread.start()
@@ -78,13 +75,13 @@ class Limit:
 
     def lone(self, pictures: Sequence[bytes], count: int) -> Lone:
         """Decode and infer so many pictures one after another."""
-        preparation, engine = self._sides[0]
+        side = self._sides[0]
         decode_ms, invoke_ms = [], []
         for number in range(count):
             begun_s = time.perf_counter()
-            tensor = preparation.tensor(pictures[number % len(pictures)])
+            tensor = side.preparation.tensor(pictures[number % len(pictures)])
             decoded_s = time.perf_counter()
-            engine.infer(tensor)
+            side.engine.infer(tensor)
             decode_ms.append((decoded_s - begun_s) * 1000)
             invoke_ms.append((time.perf_counter() - decoded_s) * 1000)
         return Lone(statistics.median(decode_ms), statistics.median(invoke_ms))

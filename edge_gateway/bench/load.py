@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from millrace import clock, events, jsontext, topics
+from millrace import clock, events, topics
 from millrace.demo.stage import wait_until
 from millrace.inbox import Delivery, Inbox
 from millrace.mqtt import Connection
@@ -44,6 +44,7 @@ class Load:
 
     def __init__(self, port: int, pictures: Sequence[bytes]) -> None:
         """Prepare frames of these JPEGs, in turn; nothing is sent before a run."""
+        self.port = port
         self._pictures = list(pictures)
         self._epoch, self._seq = secrets.token_hex(4), 0
         self._inbox = Inbox(INBOX_BYTES)
@@ -151,8 +152,8 @@ class Load:
             if not isinstance(arrival, Delivery):
                 continue
             arrival.ack()
-            event = jsontext.parse(arrival.payload)
-            due_s = self._due_s.pop(event["subject"], None) if isinstance(event, dict) else None
-            if due_s is not None:
-                return (time.perf_counter() - due_s) * 1000, event["data"].get("model")
+            event = events.decode_json(arrival.payload)
+            due_s = self._due_s.pop(event.subject or "", None)
+            if due_s is not None and event.data is not None:
+                return (time.perf_counter() - due_s) * 1000, event.data.get("model")
         return None
