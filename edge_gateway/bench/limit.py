@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from edge_gateway.bundle import load_bundle
-from edge_gateway.loaded import Loaded, load, plan_for
+from edge_gateway.engines.engine import Engine
+from edge_gateway.engines.opening import Choice, open_engine
+from edge_gateway.loaded import plan_for
 from edge_gateway.settings import LimitSettings, ModelSettings
+from edge_gateway.tensors import Preparation
 
 MAX_PIXELS = LimitSettings().max_pixels
 WARM_UP = 8
@@ -41,26 +44,37 @@ class Lone:
         return self.decode_ms + self.invoke_ms
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What one thread works with."""
+
+    engine: Engine
+    preparation: Preparation
+
+
 class Limit:
     """One engine for each thread, of one bundle; used while nothing else runs."""
 
     def __init__(self, bundle: Path, threads: int) -> None:
         """Load and warm them. Errors: ConfigError, EngineFailed."""
-        self.bundle, settings = load_bundle(bundle), ModelSettings(bundle=bundle)
-        choices = plan_for(self.bundle, settings).choices
-        self._sides = [
-            load(self.bundle, choices[number % len(choices)], settings, MAX_PIXELS) for number in range(threads)
-        ]
+        self.bundle = load_bundle(bundle)
+        choices = plan_for(self.bundle, ModelSettings(bundle=bundle)).choices
+        self._sides = [self._side(choices[number % len(choices)]) for number in range(threads)]
         for side in self._sides:
             for _ in range(WARM_UP):
                 side.engine.infer(np.zeros(side.engine.input.shape, side.engine.input.dtype))
         self.is_float = self._sides[0].engine.input.dtype.kind == "f"
 
+    def _side(self, choice: Choice) -> _Side:
+        bundle = self.bundle
+        engine = open_engine(choice, bundle.content(choice.file), bundle.name)
+        return _Side(engine, Preparation(bundle.manifest.input, engine.input, MAX_PIXELS, bundle.name))
+
     def run(self, pictures: Sequence[bytes], count: int) -> Pace:
         """Decode and infer so many pictures, on all threads at once."""
         turns = itertools.count()
 
-        def work(side: Loaded) -> None:
+        def work(side: _Side) -> None:
             while (turn := next(turns)) < count:
                 side.engine.infer(side.preparation.tensor(pictures[turn % len(pictures)]))
 

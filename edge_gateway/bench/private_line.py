@@ -52,6 +52,7 @@ def private_gateway(
         "uplink": "none",
         "policies": [{"keep_frames": "none"}],
         "http": {"enabled": False},
+        "limits": {"cache_bytes": 0},  # pictures come again here, and each is to be inferred
     }
     (home / "gateway.yaml").write_text(yaml.safe_dump({**own, **settings}), encoding="utf-8")
     program = Program("gateway", ["gateway", "--config", str(home / "gateway.yaml")], home)
