@@ -48,7 +48,8 @@ class Ssd:
         self._outputs = {name: (at, outputs[at]) for at, name in enumerate(order) if len(outputs) == len(order)}
         self._bundle, self._most = bundle, outputs[place].shape[1] if self._outputs else 0
         sizes = {"boxes": 4 * self._most, "classes": self._most, "scores": self._most, "count": 1}
-        if {name: int(np.prod(output.shape)) for name, (_, output) in self._outputs.items()} != sizes:
+        found = {name: int(np.prod(output.shape)) for name, (_, output) in self._outputs.items()}
+        if found != sizes or self._most < 1:
             raise _unfit(bundle, outputs, "boxes (1, n, 4), classes (1, n), scores (1, n) and their number (1)")
 
     def read(self, outputs: Sequence[Tensor]) -> Sightings:
@@ -102,7 +103,7 @@ class Yolo:
     def __init__(self, bundle: Bundle, outputs: Sequence[TensorInfo]) -> None:
         """Tell rows from columns by the number of labels; EngineFailed if neither fits."""
         labels = len(bundle.labels)
-        shape = outputs[0].shape if len(outputs) == 1 and _columns(outputs[0]) > 0 else (1, 0, 0)
+        shape = outputs[0].shape if len(outputs) == 1 and _columns(outputs[0]) else (1, 0, 0)
         numbers = next((side for side in shape[:0:-1] if side in (labels + 4, labels + 5)), 0)
         if not numbers:
             raise _unfit(bundle, outputs, f"(1, n, {labels + 4}), with how sure a box is {labels + 5}, or columns so")
@@ -130,10 +131,11 @@ class FastestDet:
     def __init__(self, bundle: Bundle, outputs: Sequence[TensorInfo]) -> None:
         """Lay the grid out; EngineFailed if there is none."""
         numbers = len(bundle.labels) + 5
-        if len(outputs) != 1 or len(outputs[0].shape) != 4 or outputs[0].shape[:2] != (1, numbers):
+        shape = outputs[0].shape if len(outputs) == 1 else ()
+        if len(shape) != 4 or shape[:2] != (1, numbers) or min(shape) < 1:
             raise _unfit(bundle, outputs, f"a grid (1, {numbers}, rows, columns)")
         self._bundle, self._output = bundle, outputs[0]
-        rows, columns = outputs[0].shape[2:]
+        rows, columns = shape[2:]
         self._places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
         self._cells = np.array([columns, rows])
 
@@ -167,7 +169,7 @@ def _unit(bundle: Bundle) -> Tensor:
 
 
 def _columns(output: TensorInfo) -> int:
-    """Return k of a shape (1, n, k), and 0 for any other."""
+    """Return k of a shape (1, n, k), and 0 for any other; a side that a model leaves free is -1."""
     return output.shape[2] if len(output.shape) == 3 and output.shape[0] == 1 else 0
 
 

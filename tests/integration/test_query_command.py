@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,21 @@ def test_query_reads_while_the_gateway_writes_and_leaves_it_free_to_go_on(outbox
     with outbox.transaction():
         outbox.append([Draft(Lane.RESULT, outbox.epoch, outbox.mint(), b"{}")], 0.0)
     assert outbox.held_rows == 4
+
+
+def test_query_counts_what_detectors_found_as_the_page_on_models_says(outbox: Outbox) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    (sql,) = re.findall(r'^millrace query "(.*)"$', page, re.MULTILINE)
+    bodies = [b'{"data":{"label":"nothing","detections":[]}}']
+    bodies += [b'{"data":{"label":"screw","detections":[{"label":"screw"},{"label":"scratch"},{"label":"screw"}]}}']
+    with outbox.transaction():
+        outbox.append([Draft(Lane.RESULT, outbox.epoch, outbox.mint(), body) for body in bodies], 0.0)
+    done = _query(sql, "--state-dir", str(outbox.path.parent))
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"label": "scratch", "n": 1},
+        {"label": "screw", "n": 2},
+    ]
 
 
 def test_query_prints_csv_and_no_more_rows_than_asked(outbox: Outbox) -> None:

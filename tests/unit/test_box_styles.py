@@ -105,6 +105,7 @@ def test_a_class_without_a_label_has_a_place_where_none_is(class_: float) -> Non
         ((1, 2, 4), (1, 2), (1, 2), (1, 2)),
         ((1, 2), (1, 2), (1, 2, 4), (1,)),
         ((1, 2), (1, 2), (1, 2), (1,)),
+        ((1, -1, 4), (1, -1), (1, -1), (1,)),
     ],
 )
 def test_outputs_that_are_no_ssds_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
@@ -182,6 +183,13 @@ def test_how_sure_a_yolo_is_of_anything_is_part_of_its_score() -> None:
     assert shown(Yolo(bundle("yolo"), infos(row.shape)).read([row]))[0] == ([0.1, 0.2, 0.5, 0.6], 0.45, 0)
 
 
+@pytest.mark.parametrize("shape", [(1, -1, 6), (1, 6, -1)])
+def test_a_yolo_may_leave_the_number_of_its_boxes_free(shape: tuple[int, ...]) -> None:
+    rows = floats([[[0.3, 0.4, 0.4, 0.4, 0.25, 0.75]] * 3])
+    given = rows if shape[2] == 6 else rows.transpose(0, 2, 1)
+    assert shown(Yolo(bundle("yolo"), infos(shape)).read([given])) == [([0.1, 0.2, 0.5, 0.6], 0.75, 1)] * 3
+
+
 def test_a_quantized_yolo_means_what_the_float_one_says() -> None:
     info = TensorInfo((1, 9, 6), np.dtype(np.int8), 1 / 255, -128)
     raw = np.array([[[0, 0, 0, 0, 0, 0]] * 8 + [[-51, -26, -26, -26, -128, 127]]], np.int8)
@@ -210,7 +218,9 @@ def test_a_cell_of_a_fastestdet_is_decoded_as_its_author_does() -> None:
     assert (score, class_) == (pytest.approx(0.6), 1)
 
 
-@pytest.mark.parametrize("shapes", [(), ((1, 8, 3, 4),), ((1, 7, 12),), ((1, 3, 4, 7),), ((1, 7, 3, 4), (1, 7, 3, 4))])
+@pytest.mark.parametrize(
+    "shapes", [(), ((1, 8, 3, 4),), ((1, 7, 12),), ((1, 7, -1, -1),), ((1, 3, 4, 7),), ((1, 7, 3, 4), (1, 7, 3, 4))]
+)
 def test_outputs_that_are_no_grid_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(EngineFailed, match=r"is a grid \(1, 7, rows, columns\); mend .* in /bundles/parts"):
         FastestDet(bundle("fastestdet"), infos(*shapes))

@@ -71,6 +71,12 @@ def test_nothing_found_is_as_sure_as_the_best_of_what_was_not_taken_is_not(best:
     assert (found.label, found.score, found.detections) == ("nothing", pytest.approx(score), ())
 
 
+@pytest.mark.parametrize(("score_threshold", "found"), [(0.25, 1), (0.26, 0)])
+def test_the_manifest_says_from_which_score_a_thing_is_found(score_threshold: float, found: int) -> None:
+    made = bundle(score_threshold=score_threshold)
+    assert len(answer(made, (0.1, 0.2, 0.5, 0.6, 0.25, 0)).detections or ()) == found
+
+
 def test_no_boxes_at_all_are_nothing_for_sure() -> None:
     found = answer(bundle())
     assert (found.label, found.score, found.detections) == ("nothing", 1.0, ())
