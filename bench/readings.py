@@ -16,14 +16,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from bench import native
-from bench.measures import Measure, interleaved, ratio_at_least, value_at_least
+from bench.measures import Measure, interleaved, known, ratio_at_least, value_at_least
 from bench.profile import Profile
 from edge_gateway.bench.private_line import private_broker, private_gateway
+from edge_gateway.bench.processor import cpu_s
 from millrace import events, topics
 from millrace.clock import SystemClock
 
@@ -37,6 +39,14 @@ EPOCHS = iter(range(10**6))
 COMMITTED_GATEWAY = "SELECT watermark FROM stream WHERE epoch = ?"
 COMMITTED_BARE = "SELECT coalesce(max(position), 0) FROM reading WHERE ? <> ''"
 BARE = Path(__file__).with_name("bare_receiver.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One round: readings/s, and microseconds of the receiver's processor time for each."""
+
+    per_s: float
+    cpu_us: float
 
 
 def measures(home: Path, profile: Profile) -> list[Measure]:
@@ -53,32 +63,35 @@ def measures(home: Path, profile: Profile) -> list[Measure]:
                 partial(_ours, here, port, publisher, profile.readings, environment),
                 partial(_bare, here, port, publisher, profile.readings, environment),
             )
+        rates = [[turn.per_s for turn in turns] for turns in (ours, bare)]
         label = f"readings/s durable, one value in an envelope of {size} bytes"
         label += f", {native.SYNC_DELAY_MS} ms added to each sync" if slow else ""
         found += [
-            ratio_at_least(label, "bare paho receiver, json, group commit", ours, bare, 0.85),
-            value_at_least(f"the same, a second on {CORES} cores", ours, at_least_per_s),
+            ratio_at_least(label, "bare paho receiver, json, group commit", *rates, 0.85),
+            value_at_least(f"the same, a second on {CORES} cores", rates[0], at_least_per_s),
+            known("CPU us a reading, gateway", [turn.cpu_us for turn in ours]),
+            known("CPU us a reading, bare paho receiver", [turn.cpu_us for turn in bare]),
         ]
     return found
 
 
-def _ours(home: Path, port: int, publisher: Path, count: int, environment: Mapping[str, str]) -> float:
+def _ours(home: Path, port: int, publisher: Path, count: int, environment: Mapping[str, str]) -> Turn:
     number = next(EPOCHS)
     folder = home / f"gateway-{number}"
     settings = {"limits": {"device_events_s": 1e6}, "workers": 1}
-    with private_gateway(folder, port, settings, environment):
-        return _rate(folder / "state" / "gateway.db", COMMITTED_GATEWAY, port, publisher, count, number)
+    with private_gateway(folder, port, settings, environment) as pid:
+        return _turn(pid, folder / "state" / "gateway.db", COMMITTED_GATEWAY, port, publisher, count, number)
 
 
-def _bare(home: Path, port: int, publisher: Path, count: int, environment: Mapping[str, str]) -> float:
+def _bare(home: Path, port: int, publisher: Path, count: int, environment: Mapping[str, str]) -> Turn:
     number = next(EPOCHS)
     database = home / f"bare-{number}.db"
-    with _process([sys.executable, str(BARE), str(port), TOPIC, str(database)], environment):
-        return _rate(database, COMMITTED_BARE, port, publisher, count, number)
+    with _process([sys.executable, str(BARE), str(port), TOPIC, str(database)], environment) as pid:
+        return _turn(pid, database, COMMITTED_BARE, port, publisher, count, number)
 
 
-def _rate(database: Path, committed: str, port: int, publisher: Path, count: int, number: int) -> float:
-    """Return readings/s from a tenth of all to the last, as the database has them."""
+def _turn(pid: int, database: Path, committed: str, port: int, publisher: Path, count: int, number: int) -> Turn:
+    """Return what a receiver does from a tenth of all readings to the last, as its database has them."""
     epoch = f"bench{number:03d}"
     gate_file = database.with_name(f"gate-{number}")
     gate_file.write_bytes(bytes(8))
@@ -98,23 +111,24 @@ def _rate(database: Path, committed: str, port: int, publisher: Path, count: int
             done, now_s = (row[0] if row else 0), time.monotonic()
             gate[:8] = struct.pack("=Q", done + WINDOW)
             if begun is None and done >= count / 10:
-                begun = (done, now_s)
+                begun = (done, now_s, cpu_s(pid))
             if done >= count and begun is not None:
                 view.close()
-                return (done - begun[0]) / (now_s - begun[1])
+                took = done - begun[0]
+                return Turn(took / (now_s - begun[1]), (cpu_s(pid) - begun[2]) / took * 1e6)
             assert now_s < deadline_s, f"{done} of {count} readings are committed after {TIMEOUT_S} s"
             time.sleep(POLL_S)
 
 
 @contextmanager
-def _process(arguments: list[str], environment: Mapping[str, str], given: IO[bytes] | None = None) -> Iterator[None]:
-    """Run a program inside, from its first line on."""
+def _process(arguments: list[str], environment: Mapping[str, str], given: IO[bytes] | None = None) -> Iterator[int]:
+    """Run a program inside, from its first line on; give its process."""
     all_of_it = {**os.environ, **environment}
     with subprocess.Popen(arguments, stdin=given, stdout=subprocess.PIPE, env=all_of_it) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline(), f"{arguments[0]} said nothing"
-            yield
+            yield process.pid
         finally:
             process.kill()
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import footprint, frame_path, frames, hearing, readings, runtimes, store, wear
+from bench import answers, footprint, frame_path, frames, hearing, readings, runtimes, store, wear
 from bench.measures import BUILD, Measure, table
 from bench.models import main_model
 from bench.native import LeftOut
@@ -37,14 +37,15 @@ def main() -> None:
     parser.add_argument("--only", choices=ROWS, nargs="+", default=list(ROWS), metavar="ROW", help=" ".join(ROWS))
     asked = parser.parse_args()
     BUILD.mkdir(exist_ok=True)
-    found: list[Measure] = []
+    found: list[tuple[str, Measure]] = []
     left_out: list[str] = []
     begun_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=BUILD) as folder:
         for name in asked.only:
             print(f"{name} …", file=sys.stderr, flush=True)
             try:
-                found += ROWS[name](Path(folder) / name, PROFILES[asked.profile], left_out)
+                row = ROWS[name](Path(folder) / name, PROFILES[asked.profile], left_out)
+                found += [(name, measure) for measure in row]
             except LeftOut as reason:
                 left_out.append(f"{name}: {reason}")
     written = {
@@ -53,13 +54,14 @@ def main() -> None:
         "rows": asked.only,
         "seconds": round(time.monotonic() - begun_s),
         "machine": machine(),
-        "measures": [asdict(measure) for measure in found],
+        "measures": [{"row": name, **asdict(measure)} for name, measure in found],
         "left_out": left_out,
     }
     (BUILD / "bench.json").write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print("", table(found) if found else "nothing was measured", *(f"left out: {why}" for why in left_out), sep="\n")
+    measures = [measure for _, measure in found]
+    print("", table(measures) if found else "nothing was measured", *(f"left out: {why}" for why in left_out), sep="\n")
     print(f"written to build/bench.json after {written['seconds']} s")
-    sys.exit(0 if all(measure.ok for measure in found) else 1)
+    sys.exit(0 if all(measure.ok for measure in measures) else 1)
 
 
 def machine() -> dict[str, object]:
@@ -94,9 +96,9 @@ def _hearing(home: Path, profile: Profile, _left_out: list[str]) -> list[Measure
         return hearing.measures(port, profile)
 
 
-def _runtimes(home: Path, profile: Profile, _left_out: list[str]) -> list[Measure]:
+def _runtimes(home: Path, profile: Profile, left_out: list[str]) -> list[Measure]:
     _need_mosquitto()
-    return runtimes.measures(home, profile)
+    return runtimes.measures(home, profile, left_out)
 
 
 def _footprint(home: Path, profile: Profile, _left_out: list[str]) -> list[Measure]:
@@ -115,6 +117,7 @@ ROWS: dict[str, Row] = {
     "readings": _readings,
     "store": store.measures,
     "runtimes": _runtimes,
+    "answers": lambda _home, _profile, _left_out: answers.measures(),
     "footprint": _footprint,
     "wear": lambda home, profile, _left_out: wear.measures(home, profile),
     "hearing": _hearing,

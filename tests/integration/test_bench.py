@@ -53,7 +53,7 @@ def column(database: Path, sql: str) -> list[Any]:
 
 def test_each_reading_of_the_publisher_is_in_the_bare_receivers_database_once(tmp_path: Path, publisher: Path) -> None:
     with start_mosquitto(tmp_path / "broker") as broker:
-        assert readings._bare(tmp_path, broker.port, publisher, 700, {}) > 0
+        assert readings._bare(tmp_path, broker.port, publisher, 700, {}).per_s > 0
     (database,) = tmp_path.glob("bare-*.db")
     ids = column(database, "SELECT id FROM reading ORDER BY position")
     epoch = ids[0].rpartition("-")[0]
@@ -64,7 +64,7 @@ def test_the_gateway_takes_what_the_publisher_sends_as_readings_with_their_keys(
     tmp_path: Path, publisher: Path
 ) -> None:
     with start_mosquitto(tmp_path / "broker") as broker:
-        assert readings._ours(tmp_path, broker.port, publisher, 700, {}) > 0
+        assert readings._ours(tmp_path, broker.port, publisher, 700, {}).per_s > 0
     (database,) = tmp_path.glob("gateway-*/state/gateway.db")
     sql = "SELECT seq FROM entry WHERE epoch LIKE 'bench%' ORDER BY position"
     assert column(database, sql) == list(range(1, 701))
