@@ -35,7 +35,7 @@ class Serving:
         Errors: EngineFailed.
         """
         self.bundle, self.plan, self.engines = bundle, plan_for(bundle, settings), engines
-        self.digest = _digest(bundle, settings)
+        self._digest = _digest(bundle, settings)
         self.guard = Guard(bundle, self.plan, settings.isolate, accelerators, SystemClock())
         choices = islice(cycle(self.plan.choices), engines)
         self._idle = [load(bundle, choice, self.guard, settings, max_pixels) for choice in choices]
@@ -43,6 +43,11 @@ class Serving:
         self._retired = False
         first = self._idle[0]
         self.input, self.outputs, self.threshold = first.engine.input, first.engine.outputs, first.threshold
+
+    @property
+    def digest(self) -> str:
+        """What its answers are kept under: another one after an accelerator was found to give wrong answers."""
+        return f"{self._digest}-{self.guard.doubted}"
 
     def answer(self, picture: bytes) -> tuple[Prediction, float]:
         """Return what the model says of a picture, and the milliseconds in the engine.

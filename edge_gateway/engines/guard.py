@@ -39,6 +39,11 @@ class Guard:
             )
         return self._accelerators[choice].beside(beside)
 
+    @property
+    def doubted(self) -> int:
+        """How many answers of accelerators may have been wrong; what was kept while there were fewer is no use."""
+        return sum(accelerator.doubted for accelerator in list(self._accelerators.values()))
+
     def served(self) -> list[Served]:
         """Say of each accelerator whether it serves now."""
         return [accelerator.served() for accelerator in list(self._accelerators.values())]

@@ -107,9 +107,12 @@ class IsolatedEngine:
         self._kill()
 
     def close(self) -> None:
-        """Let the engine go, and its process end."""
+        """Let the engine go, and its process end; one that hangs in the kernel is left there."""
         self._hang_up()
-        self._bury()
+        try:
+            self._bury()
+        except IsolatedFailed as error:
+            log.error("process_left error=%s", error)
 
     def _kill(self) -> None:
         process = self._process
@@ -207,7 +210,11 @@ class AskedTwice:
     def __init__(self, engine: IsolatedEngine) -> None:
         """Open the engine. Errors: IsolatedFailed."""
         self._engine = engine
-        engine.open()
+        try:
+            engine.open()
+        except IsolatedFailed:
+            engine.close()
+            raise
         self.input, self.outputs = engine.input, engine.outputs
 
     def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:

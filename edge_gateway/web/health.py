@@ -1,4 +1,8 @@
-"""/health and /metrics: what is true of the gateway now; `ok` only while nothing is known to be wrong."""
+"""/health and /metrics: what is true of the gateway now; `ok` only while nothing is known to be wrong.
+
+The answer's status says whether the line is served: 503 with `problems`; 200 with `degraded`, where a CPU does the work
+of an accelerator.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +41,13 @@ class Health:
 
     async def _health(self, _request: Request) -> Response:
         facts = self._herald.facts() | await asyncio.to_thread(self._uplink.facts)
-        problems = self._problems(facts)
+        problems, degraded = self._problems(facts), _degraded(facts)
         engines = [
             {"model": bundle.name, "engine": str(plan), "engine_reason": plan.reason}
             for bundle, plan in zip(self._models.bundles, self._models.plans, strict=True)
         ]
-        body: dict[str, Any] = {"ok": not problems, "problems": problems, "engines": engines, **facts}
+        ok = not problems and not degraded
+        body: dict[str, Any] = {"ok": ok, "problems": problems, "degraded": degraded, "engines": engines, **facts}
         return JSONResponse(body, status_code=200 if not problems else 503)
 
     def _problems(self, facts: dict[str, Any]) -> list[str]:
@@ -69,3 +74,12 @@ class Health:
         self._metrics.damaged_files.set(said["damaged"]["files"])
         self._metrics.damaged_bytes.set(said["damaged"]["bytes"])
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _degraded(facts: dict[str, Any]) -> list[str]:
+    """Return in words which models the CPU runs in place of an accelerator."""
+    return [
+        f"{one['model']} runs on the CPU, not on {one['accelerator']}: {one['reason']}"
+        for one in facts["accelerators"]
+        if one["state"] == "failed"
+    ]

@@ -74,18 +74,16 @@ def test_the_twin_answers_until_the_accelerator_has_given_the_golden_answers() -
 def test_the_twin_answers_what_the_accelerator_did_not_and_it_serves_again_once_it_is_well(
     tmp_path: Path, what: str, reason: Reason, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (file := tmp_path / "odd").touch()
-    with accelerator(what, GOLDEN + 3, file) as found, caplog.at_level(logging.INFO):
-        twin = Counting()
+    ill, tensors = tmp_path / "ill", [np.full((1, 8), number, np.float32) for number in range(1, 6)]
+    with accelerator(what, file=ill) as found, caplog.at_level(logging.INFO):
         serves(found)
-        with closing(found.beside(twin)) as engine:
-            for number in range(1, 6):
-                tensor = np.full((1, 8), number, np.float32)
-                assert same(engine.infer(tensor), Odd().infer(tensor))
-        served = found.served()
-        assert twin.asked[:2] == [0.0, 4.0]
-        assert served.fallbacks == {reason: 1}
-        file.unlink()
+        with closing(found.beside(twin := Counting())) as engine:
+            assert all(same(engine.infer(tensor), Odd().infer(tensor)) for tensor in tensors[:3])
+            ill.touch()
+            assert all(same(engine.infer(tensor), Odd().infer(tensor)) for tensor in tensors[3:])
+        assert twin.asked == [0.0, 4.0, 5.0]
+        assert found.served().fallbacks == {reason: 1}
+        ill.unlink()
         serves(found)
         assert (found.served().reason, found.served().fallbacks) == ("", {reason: 1})
     assert f"accelerator_failed model=odd@1 accelerator=a box reason={reason}" in caplog.text
@@ -111,6 +109,16 @@ def test_one_whose_answers_go_wrong_later_is_found_by_the_next_golden_check() ->
     with accelerator("wrong", GOLDEN, care=often) as found:
         serves(found)
         has_failed(found)
+        assert found.served().fallbacks == {Reason.MISMATCH: 1}
+
+
+def test_no_load_puts_the_golden_check_off() -> None:
+    often = Care(CARE.deadlines, Pauses(3600.0, 3600.0), 0.0, 0.1)
+    with accelerator("wrong", GOLDEN, care=often) as found:
+        serves(found)
+        five = np.full((1, 8), 5, np.float32)
+        with closing(found.beside(Odd())) as engine:
+            assert same(engine.infer(five), Odd().infer(five))
         assert found.served().fallbacks == {Reason.MISMATCH: 1}
 
 

@@ -99,6 +99,20 @@ def test_what_is_wrong_with_link_names_and_shares_is_shown() -> None:
     assert list(lines(seen, 0))
 
 
+def test_a_model_that_the_cpu_runs_in_place_of_an_accelerator_is_shown() -> None:
+    floor = Floor("millrace")
+    states = [
+        ("usb:0", "failed", "died: its process ended: Aborted"),
+        ("usb:1", "serving", ""),
+        ("usb:2", "starting", ""),
+    ]
+    said = [{"model": "parts@1", "accelerator": a, "state": s, "reason": r} for a, s, r in states]
+    floor.hear("millrace/gateway/g1/status", json.dumps({"state": "online", "accelerators": said}).encode())
+    assert "g1 runs parts@1 on the CPU, not on usb:0: died: its process ended: Aborted" in shown(floor)
+    assert "usb:1" not in shown(floor)
+    assert "usb:2" not in shown(floor)
+
+
 def test_an_event_that_the_broker_does_not_take_is_shown_with_what_to_do() -> None:
     floor = heard(d1={"too_large": "declared lost: 9 bytes are too large; raise its limit"}, d2={"too_large": ""})
     assert "d1 has made events that the broker does not take; the last one is declared lost: 9 bytes" in shown(floor)
