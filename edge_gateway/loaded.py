@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_gateway.bundle import Bundle
-from edge_gateway.engines.choice import Plan, choose, runtime_of
+from edge_gateway.engines.choice import Plan, choose
 from edge_gateway.engines.engine import Engine, EngineFailed
 from edge_gateway.engines.guard import Guard
 from edge_gateway.engines.machine import look
@@ -47,7 +47,7 @@ class Loaded:
 
 def plan_for(bundle: Bundle, settings: ModelSettings) -> Plan:
     """Return on what a bundle is run here, and log why; EngineFailed if nothing fits."""
-    plan = choose(settings, bundle.manifest, look(runtime_of(bundle.manifest)))
+    plan = choose(settings, bundle.manifest, look(bundle.manifest))
     log.info('engine_chosen model=%s engine="%s" reason="%s"', bundle.name, plan, plan.reason)
     return plan
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "queue": ("cloud_sync.queue_command", "Show what waits for the cloud; hold it back, send it again."),
     "audit": ("cloud_sync.audit_command", "Compare devices, gateway and cloud, and name every gap."),
     "query": ("edge_gateway.query_command", "Ask a gateway's database in SQL, read-only."),
+    "engines": ("edge_gateway.engines_command", "Show what runs models here, and how fast."),
     "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
 }
 _EXTRA = {
@@ -40,6 +41,7 @@ _EXTRA = {
     "gateway": "gateway",
     "bench": "gateway",
     "query": "gateway",
+    "engines": "gateway",
     "queue": "sync",
     "audit": "sync",
     "sync": "sync",

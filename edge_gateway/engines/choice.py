@@ -68,6 +68,23 @@ def choose(wanted: ModelSettings, manifest: Manifest, machine: Machine) -> Plan:
     return Plan((cpu,), None, f"the bundle holds {manifest.file}")
 
 
+def candidates(wanted: ModelSettings, manifest: Manifest, machine: Machine) -> tuple[Choice, ...]:
+    """Return every way in which a bundle may run here, the CPU first, whatever `wanted.engine` says.
+
+    Errors: EngineFailed if no engine runs its kind of file.
+    """
+    cpu = Choice(runtime_of(manifest), manifest.file, wanted.threads)
+    if cpu.runtime == "onnx":
+        best_last = range(len(machine.providers) - 1, -1, -1)
+        return tuple(replace(cpu, providers=machine.providers[first:]) for first in best_last)
+    ways = [cpu]
+    if cpu.runtime == "litert" and manifest.edgetpu_file is not None:
+        ways += _on_edgetpus(manifest.edgetpu_file, cpu, _devices(wanted, machine))
+    if cpu.runtime == "litert":
+        ways += [_on(delegate, cpu) for delegate in wanted.delegates]
+    return tuple(ways)
+
+
 def runtime_of(manifest: Manifest) -> Runtime:
     """Return the runtime for a bundle's file, by the end of its name; EngineFailed if none runs it."""
     suffix = manifest.file[manifest.file.rfind(".") :]
@@ -94,12 +111,20 @@ def _onnx(cpu: Choice, machine: Machine) -> Plan:
 
 def _edgetpu(wanted: ModelSettings, file: str, cpu: Choice, machine: Machine) -> Plan:
     """Return the Edge TPUs; without any, the CPU, unless the settings want Edge TPUs by name."""
-    devices = tuple(wanted.edgetpus) or machine.edgetpus
+    devices = _devices(wanted, machine)
     lacking = "" if machine.edgetpu_library else f"{EDGETPU_LIBRARY} is not installed"
     lacking = lacking or ("" if devices else "no Edge TPU is plugged in")
     if wanted.engine == "auto" and lacking:
         return Plan((cpu,), None, f"the bundle holds {file} too, but {lacking} here")
-    delegates = [Delegate(EDGETPU_LIBRARY, (("device", device),)) for device in devices] or [Delegate(EDGETPU_LIBRARY)]
-    choices = tuple(replace(cpu, file=file, delegate=delegate) for delegate in delegates)
     there = f"but {lacking} here" if lacking else f"and this machine has {', '.join(devices)}"
-    return Plan(choices, cpu, f"the bundle holds {file}, {there}")
+    return Plan(_on_edgetpus(file, cpu, devices), cpu, f"the bundle holds {file}, {there}")
+
+
+def _devices(wanted: ModelSettings, machine: Machine) -> tuple[str, ...]:
+    return tuple(wanted.edgetpus) or machine.edgetpus
+
+
+def _on_edgetpus(file: str, cpu: Choice, devices: tuple[str, ...]) -> tuple[Choice, ...]:
+    """Return one choice for each device; for any that comes, if none is named or seen."""
+    delegates = [Delegate(EDGETPU_LIBRARY, (("device", device),)) for device in devices] or [Delegate(EDGETPU_LIBRARY)]
+    return tuple(replace(cpu, file=file, delegate=delegate) for delegate in delegates)

@@ -17,7 +17,7 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Shape (batch first), element type, and quantization: real = (q - zero_point) * scale; scale 0 for none."""
+    """Shape (batch first, no side free), element type, quantization: real = (q - zero_point) * scale, 0 for none."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

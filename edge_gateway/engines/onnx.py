@@ -46,6 +46,7 @@ DTYPES = {
     "tensor(bool)": np.bool_,
 }
 ERRORS_ONLY = 3
+NO_FOLDER = "/dev/null"
 # The smallest whole model: y = x for one float, opset 13.
 IDENTITY = (
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'
@@ -57,22 +58,34 @@ class OnnxEngine:
     """One session; running releases the GIL, so that several run side by side. Numbers are real: scale is 0."""
 
     def __init__(self, model: bytes, name: str, threads: int = 1, providers: Sequence[str] = (CPU_PROVIDER,)) -> None:
-        """Load a model; EngineFailed if this runtime refuses it, or it does not have one input of a fixed shape."""
+        """Load a model on all of these providers.
+
+        Errors: EngineFailed if a provider does not start, the runtime refuses the model, or the model does not have one
+        input of a fixed shape.
+        """
         self._name = name
         try:
-            self._session = onnxruntime.InferenceSession(model, _options(threads), providers=list(providers))
+            self._session = _session(model, threads, providers)
         except REFUSALS as error:
             raise EngineFailed(f"model {name}: ONNX Runtime refuses it: {_plain(error)}") from None
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise EngineFailed(f"model {name}: has {len(inputs)} inputs; models with one are run")
-        self.input = _info(inputs[0], name)
-        self.outputs = tuple(_info(output, name) for output in self._session.get_outputs())
+        batch, *sides = _shape(inputs[0]) or (1,)
+        self.input = _info(inputs[0], (abs(batch), *sides), name)
         if -1 in self.input.shape:
             raise EngineFailed(
                 f"model {name}: input {self.input.name} leaves sides free {tuple(inputs[0].shape)};"
                 f" export the model with fixed ones"
             )
+        self.outputs = self._described(self._session.get_outputs())
+
+    def _described(self, outputs: Sequence[onnxruntime.NodeArg]) -> tuple[TensorInfo, ...]:
+        """Return what comes out; sides that the model leaves free, such as a batch, are measured."""
+        shapes = [_shape(output) for output in outputs]
+        if any(-1 in shape for shape in shapes):
+            shapes = [given.shape for given in self.infer(np.zeros(self.input.shape, self.input.dtype))]
+        return tuple(_info(output, shape, self._name) for output, shape in zip(outputs, shapes, strict=True))
 
     def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for one input."""
@@ -98,10 +111,25 @@ def working_providers() -> tuple[str, ...]:
 
 def _starts(provider: str) -> bool:
     try:
-        session = onnxruntime.InferenceSession(IDENTITY, _options(1), providers=[provider, CPU_PROVIDER])
+        _session(IDENTITY, 1, (provider, CPU_PROVIDER))
     except REFUSALS:
         return False
-    return provider in session.get_providers()
+    return True
+
+
+def _session(model: bytes, threads: int, providers: Sequence[str]) -> onnxruntime.InferenceSession:
+    """Return a session on all of these providers; on fewer is an error, and so is one that fails later."""
+    _all_of(providers, onnxruntime.get_available_providers())
+    session = onnxruntime.InferenceSession(model, _options(threads), providers=list(providers), enable_fallback=0)
+    session.disable_fallback()
+    _all_of(providers, session.get_providers())
+    return session
+
+
+def _all_of(providers: Sequence[str], there: Sequence[str]) -> None:
+    missing = [name for name in providers if name not in there]
+    if missing:
+        raise RuntimeError(f"{', '.join(missing)} does not start here")
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -112,14 +140,19 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     # A thread that waits must not burn the core that decodes the next frame.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Weights in other files would be looked for in the working directory, and the bundle's digest does not cover them.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
     return options
 
 
-def _info(tensor: onnxruntime.NodeArg, name: str) -> TensorInfo:
+def _shape(tensor: onnxruntime.NodeArg) -> tuple[int, ...]:
+    return tuple(side if isinstance(side, int) else -1 for side in tensor.shape)
+
+
+def _info(tensor: onnxruntime.NodeArg, shape: tuple[int, ...], name: str) -> TensorInfo:
     if tensor.type not in DTYPES:
         raise EngineFailed(f"model {name}: {tensor.name} is a {tensor.type}; plain tensors are run")
-    batch, *sides = [side if isinstance(side, int) else -1 for side in tensor.shape] or [1]
-    return TensorInfo((abs(batch), *sides), np.dtype(DTYPES[tensor.type]), 0.0, 0, tensor.name)
+    return TensorInfo(shape, np.dtype(DTYPES[tensor.type]), 0.0, 0, tensor.name)
 
 
 def _plain(error: Exception) -> str:

@@ -8,6 +8,9 @@ from typing import Literal
 from edge_gateway.engines.engine import Engine, EngineFailed
 
 Runtime = Literal["litert", "onnx", "reference"]
+EXTRAS: dict[Runtime, str] = {"litert": "gateway", "onnx": "onnx", "reference": "gateway"}
+"""What to install for each runtime."""
+CPU_PROVIDER = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,6 @@ class Choice:
         return f"{self.runtime} on {self.accelerator or 'CPU'}"
 
 
-CPU_PROVIDER = "CPUExecutionProvider"
-
-
 def open_engine(choice: Choice, model: bytes, name: str) -> Engine:
     """Return a loaded engine for a model's bytes; `name` is the model's, for what is said of it.
 
@@ -69,8 +69,7 @@ def open_engine(choice: Choice, model: bytes, name: str) -> Engine:
     except ModuleNotFoundError as error:
         raise EngineFailed(
             f"model {name}: {choice.file} needs the package {error.name!r}, which is not installed;"
-            f" run in a checkout of Millrace: pip install '.[{_EXTRA[choice.runtime]}]'"
+            f" run in a checkout of Millrace: pip install '.[{EXTRAS[choice.runtime]}]'"
         ) from None
-
-
-_EXTRA = {"litert": "gateway", "onnx": "onnx", "reference": "gateway"}
+    except ImportError as error:
+        raise EngineFailed(f"model {name}: the runtime for {choice.file} does not load here: {error}") from None

@@ -10,9 +10,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-SHAPE = (1, 2, 3, 4)
+SHAPE = (1, 3, 2, 3)
+"""A picture of 3 rows as NHWC has it, and of 2 as NCHW has it."""
 _numbers = np.random.default_rng(4)
-WEIGHTS = _numbers.normal(size=(24, 5)).astype(np.float32)
+WEIGHTS = _numbers.normal(size=(18, 5)).astype(np.float32)
 BIAS = _numbers.normal(size=5).astype(np.float32)
 
 
@@ -28,7 +29,7 @@ def npz(**changed: Any) -> bytes:
     return file.getvalue()
 
 
-def tflite(custom: str | None = None) -> bytes:
+def tflite(custom: str | None = None, weights: NDArray[np.float32] = WEIGHTS) -> bytes:
     """Return it for LiteRT; with `custom`, by an operator of that name, which no runtime has."""
     model = schema.ModelT()
     model.version = 3
@@ -43,23 +44,28 @@ def tflite(custom: str | None = None) -> bytes:
         operator.builtinOptions = schema.FullyConnectedOptionsT()
     graph = schema.SubGraphT()
     graph.inputs, graph.outputs, graph.operators = [0], [3], [operator]
-    stored = [b"", WEIGHTS.T.tobytes(), BIAS.tobytes()]
-    graph.tensors = [_tensor("x", SHAPE, 0), _tensor("w", (5, 24), 1), _tensor("b", (5,), 2), _tensor("y", (1, 5), 0)]
+    stored = [b"", weights.T.tobytes(), BIAS.tobytes()]
+    graph.tensors = [_tensor("x", SHAPE, 0), _tensor("w", (5, 18), 1), _tensor("b", (5,), 2), _tensor("y", (1, 5), 0)]
     model.operatorCodes, model.subgraphs, model.buffers = [code], [graph], [_buffer(data) for data in stored]
     builder = flatbuffers.Builder(4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def onnx(batch: int | str = 1, width: int | str = 4, element: int = 1) -> bytes:
-    """Return it for ONNX Runtime; sides may be free (a name), and the input of another type (by ONNX's number)."""
+def onnx(
+    batch: int | str = 1, width: int | str = 3, scores: int | str = 5, element: int = 1, weights_in: str | None = None
+) -> bytes:
+    """Return it for ONNX Runtime.
+
+    Sides may be free (a name), the input of another type (by ONNX's number), and the weights in another file.
+    """
     nodes = [
         _node("Flatten", ["x"], "flat"),
         _node("Cast", ["flat"], "real", to=1),
         _node("Gemm", ["real", "w", "b"], "y"),
     ]
-    stored = [_stored("w", WEIGHTS), _stored("b", BIAS)]
-    ends = [_field(11, _value("x", (batch, 2, 3, width), element)), _field(12, _value("y", (batch, 5), 1))]
+    stored = [_stored("w", WEIGHTS, weights_in), _stored("b", BIAS)]
+    ends = [_field(11, _value("x", (batch, 3, 2, width), element)), _field(12, _value("y", (batch, scores), 1))]
     graph = b"".join(
         [*(_field(1, node) for node in nodes), _field(2, b"g"), *(_field(5, one) for one in stored), *ends]
     )
@@ -95,9 +101,11 @@ def _node(kind: str, given: list[str], output: str, **numbers: int) -> bytes:
     return b"".join([*ends, *(_field(5, one) for one in settings)])
 
 
-def _stored(name: str, array: NDArray[np.float32]) -> bytes:
-    sides = b"".join(_field(1, side) for side in array.shape)
-    return sides + _field(2, 1) + _field(8, name.encode()) + _field(9, array.tobytes())
+def _stored(name: str, array: NDArray[np.float32], file: str | None = None) -> bytes:
+    head = b"".join(_field(1, side) for side in array.shape) + _field(2, 1) + _field(8, name.encode())
+    if file is None:
+        return head + _field(9, array.tobytes())
+    return head + _field(13, _field(1, b"location") + _field(2, file.encode())) + _field(14, 1)
 
 
 def _value(name: str, shape: tuple[int | str, ...], element: int) -> bytes:

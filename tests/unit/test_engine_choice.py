@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from edge_gateway.bundle import Manifest
-from edge_gateway.engines.choice import Machine, Plan, choose, runtime_of
+from edge_gateway.engines.choice import Machine, Plan, candidates, choose, runtime_of
 from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.engines.machine import edgetpus, look
 from edge_gateway.engines.onnx import IDENTITY
 from edge_gateway.engines.opening import CPU_PROVIDER, Choice, Delegate, open_engine
-from edge_gateway.settings import ModelSettings
+from edge_gateway.settings import DelegateSettings, ModelSettings
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 WITH_EDGETPU = {"edgetpu_file": "model_edgetpu.tflite", "edgetpu_sha256": "f" * 64}
@@ -25,10 +26,14 @@ BARE = Machine()
 CPU = Choice("litert", "model.tflite")
 
 
-def plan(manifest: dict[str, Any] | None = None, machine: Machine = BARE, **wanted: Any) -> Plan:
+def manifest_of(**said: Any) -> Manifest:
     given = {"name": "parts", "version": 3, "sha256": "f" * 64, "licence": "MIT", "labels": ["ok"]}
-    made = Manifest.model_validate({**given, "input": {"width": 8, "height": 8}, **(manifest or {})})
-    return choose(ModelSettings.model_validate({"bundle": "parts", **wanted}), made, machine)
+    return Manifest.model_validate({**given, "input": {"width": 8, "height": 8}, **said})
+
+
+def plan(manifest: dict[str, Any] | None = None, machine: Machine = BARE, **wanted: Any) -> Plan:
+    settings = ModelSettings.model_validate({"bundle": "parts", **wanted})
+    return choose(settings, manifest_of(**(manifest or {})), machine)
 
 
 def test_a_tflite_model_alone_runs_on_the_cpu_with_one_thread() -> None:
@@ -144,12 +149,27 @@ def test_a_runtime_that_is_not_installed_is_said_with_the_extra_to_install(monke
         EngineFailed, match=r"model x@1: m.onnx needs the package 'onnxruntime'.*pip install '.\[onnx\]'"
     ):
         open_engine(Choice("onnx", "m.onnx"), IDENTITY, "x@1")
-    assert look("onnx") == Machine()
+    assert look(manifest_of(file="m.onnx")) == Machine()
 
 
-def test_a_machine_is_asked_only_for_what_the_model_needs() -> None:
-    assert look("onnx").providers[-1] == CPU_PROVIDER
-    assert look("reference") == Machine()
+def test_a_machine_is_asked_only_for_what_the_bundle_needs() -> None:
+    """In a process of its own, that can tell what was loaded there."""
+    program = """
+import sys
+from edge_gateway.bundle import Manifest
+from edge_gateway.engines.choice import Machine
+from edge_gateway.engines.machine import look
+said = {"name": "x", "version": 1, "sha256": "f" * 64, "licence": "MIT", "labels": ["a"]}
+for file in ("m.tflite", "m.npz", "m.onnx"):
+    seen = look(Manifest.model_validate({**said, "file": file, "input": {"width": 8, "height": 8}}))
+    print(file, seen.providers[-1], seen.edgetpu_library, "onnxruntime" in sys.modules, "ai_edge_litert" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "m.tflite CPUExecutionProvider False False False",
+        "m.npz CPUExecutionProvider False False False",
+        "m.onnx CPUExecutionProvider False True False",
+    ], done.stderr
 
 
 def test_edge_tpus_are_found_on_usb_before_and_after_their_firmware_and_on_pci(tmp_path: Path) -> None:
@@ -166,11 +186,20 @@ def test_edge_tpus_are_found_on_usb_before_and_after_their_firmware_and_on_pci(t
 
 
 def test_a_runtime_is_known_by_the_end_of_a_files_name() -> None:
-    made = {"name": "x", "version": 1, "sha256": "f" * 64, "licence": "MIT", "labels": ["ok"]}
-    sized = {**made, "input": {"width": 8, "height": 8}}
     files = ("a.tflite", "a.b.onnx", "a.npz")
-    assert [runtime_of(Manifest.model_validate({**sized, "file": file})) for file in files] == [
-        "litert",
-        "onnx",
-        "reference",
+    assert [runtime_of(manifest_of(file=file)) for file in files] == ["litert", "onnx", "reference"]
+
+
+def test_every_way_to_run_a_bundle_is_named_the_cpu_first() -> None:
+    wanted = ModelSettings(bundle=Path("parts"), delegates=[DelegateSettings(library="libnpu.so")])
+    on_tpus = candidates(wanted, manifest_of(**WITH_EDGETPU), TWO_TPUS)
+    assert list(map(str, on_tpus)) == [
+        "litert on CPU",
+        "litert on libedgetpu.so.1,device=pci:0",
+        "litert on libedgetpu.so.1,device=usb:0",
+        "litert on libnpu.so",
     ]
+    assert list(map(str, candidates(wanted, manifest_of(), TWO_TPUS))) == ["litert on CPU", "litert on libnpu.so"]
+    onnx = candidates(wanted, manifest_of(file="m.onnx"), Machine(providers=(TENSORRT, CUDA, CPU_PROVIDER)))
+    assert list(map(str, onnx)) == ["onnx on CPU", "onnx on CUDA", "onnx on Tensorrt"]
+    assert onnx[-1].providers == (TENSORRT, CUDA, CPU_PROVIDER)

@@ -49,7 +49,7 @@ def shared(file: str) -> bytes:
     return (MODELS / file).read_bytes()
 
 
-DENSE = ["reference", "litert", "onnx", "onnx, free batch", "delegate"]
+DENSE = ["reference", "litert", "onnx", "onnx, free sides", "delegate"]
 REAL = ["parts.tflite", "mnist.onnx", "version-RFB-320.onnx"]
 
 
@@ -62,8 +62,8 @@ def member(request: pytest.FixtureRequest) -> Member:
             return Member(Choice("litert", "dense.tflite"), dense_models.tflite())
         case "onnx":
             return Member(Choice("onnx", "dense.onnx", providers=CPU), dense_models.onnx())
-        case "onnx, free batch":
-            return Member(Choice("onnx", "dense.onnx", providers=CPU), dense_models.onnx(batch="N"))
+        case "onnx, free sides":
+            return Member(Choice("onnx", "dense.onnx", providers=CPU), dense_models.onnx(batch="N", scores="M"))
         case "delegate":
             delegate = Delegate(request.getfixturevalue("library"), (("device", "usb:0"),))
             return Member(Choice("litert", "dense.tflite", delegate=delegate), dense_models.tflite())
@@ -255,7 +255,7 @@ def test_a_model_that_needs_all_of_tensorflow_is_refused_with_how_to_convert_it(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (dense_models.onnx(width="W"), r"input x leaves sides free \(1, 2, 3, 'W'\); export the model with fixed ones"),
+        (dense_models.onnx(width="W"), r"input x leaves sides free \(1, 3, 2, 'W'\); export the model with fixed ones"),
         (dense_models.onnx(element=16), r"x is a tensor\(bfloat16\); plain tensors are run"),
     ],
     ids=["free sides", "no NumPy type"],
@@ -265,11 +265,29 @@ def test_an_onnx_model_that_no_frame_fits_is_refused(content: bytes, said: str) 
         open_engine(Choice("onnx", "dense.onnx", providers=CPU), content, "tried@1")
 
 
+@pytest.mark.parametrize("file", ["weights.bin", "../{}/weights.bin", "{}/weights.bin"])
+def test_an_onnx_model_whose_weights_are_in_another_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """The bundle's digest does not cover that file, which is there and whole."""
+    (tmp_path / "weights.bin").write_bytes(dense_models.WEIGHTS.tobytes())
+    monkeypatch.chdir(tmp_path)
+    content = dense_models.onnx(weights_in=file.format(tmp_path.name))
+    with pytest.raises(EngineFailed, match=r"^model tried@1: ONNX Runtime refuses it: .*weights\.bin"):
+        open_engine(Choice("onnx", "dense.onnx", providers=CPU), content, "tried@1")
+
+
+def test_a_provider_that_does_not_start_is_refused_and_never_replaced_in_silence() -> None:
+    choice = Choice("onnx", "dense.onnx", providers=("NoSuchExecutionProvider", CPU_PROVIDER))
+    with pytest.raises(EngineFailed, match=r"^model tried@1: .*NoSuchExecutionProvider does not start here$"):
+        open_engine(choice, dense_models.onnx(), "tried@1")
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"bias": np.zeros(4)}, r"weights \(24, 5\) and bias \(4,\) do not fit input \(1, 2, 3, 4\)"),
-        ({"shape": np.asarray([2, 3, 4])}, "do not fit input"),
+        ({"bias": np.zeros(4)}, r"weights \(18, 5\) and bias \(4,\) do not fit input \(1, 3, 2, 3\)"),
+        ({"shape": np.asarray([3, 2, 3])}, "do not fit input"),
         ({"weights": np.asarray([{}])}, "is no .npz"),
     ],
 )

@@ -63,10 +63,15 @@ def test_the_figures_are_those_of_the_card(figure: str) -> None:
 
 
 def test_the_bindings_of_the_page_are_good_settings() -> None:
-    (bindings,) = [example for example in EXAMPLES if "models" in example]
-    settings = GatewaySettings.model_validate({"gateway": "g1", "state_dir": ".", **bindings})
+    settings, accelerated = [
+        GatewaySettings.model_validate({"gateway": "g1", "state_dir": ".", **example})
+        for example in EXAMPLES
+        if "models" in example
+    ]
     assert settings.models[0].serves("cam-1", "top")
     assert settings.models[1].threshold == pytest.approx(0.7)
+    assert accelerated.models[0].edgetpus == ["usb:0", "pci:0"]
+    assert [delegate.options for delegate in accelerated.models[1].delegates] == [{"core": "0"}, {"core": "1"}]
 
 
 def test_the_manifests_of_the_page_are_good_and_one_is_there_for_each_style_of_detector() -> None:
