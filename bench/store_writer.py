@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_gateway.bench.processor import written_bytes
-from edge_gateway.store import Answer, Store
+from edge_gateway.store import Store
 from millrace import events, topics
 from millrace.clock import SystemClock
 from millrace.database import CHECKPOINT_PAGES, PAGE_BYTES, WAL_LIMIT_BYTES
@@ -39,8 +39,8 @@ def ours(folder: Path, groups: int) -> dict[str, float]:
         with store.outbox.transaction():
             for seq in range(first, first + GROUP):
                 stream.account(seq, seq)
-                (entry,) = store.append([Draft(Lane.BULK, "benchrow", seq, body)], uptime_s)
-                store.remember(stream, seq, Answer(entry.position, 0, ""))
+                store.accept(Draft(Lane.BULK, "benchrow", seq, body), stream, "", uptime_s)
+            store.write_accepted()
             store.save_stream(stream)
             store.save_published()
 

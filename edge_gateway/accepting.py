@@ -41,21 +41,24 @@ class Accepting:
     def accept(self, item: Arrived, event: events.Event, stream: Stream, work: Work) -> None:
         """Count the event as taken in its stream, write what it becomes and remember the answer."""
         stream.account(event.key.seq, event.key.seq)
-        work.counts.append(self._metrics.received.labels(item.device, item.topic.kind.value).inc)
+        work.received[item.device, item.topic.kind.value] += 1
         if item.type == events.FRAME:
             self._accept_frame(item, event, stream, work)
             return
+        work.done.replies.append((item, []))
         if item.type == events.LEDGER:
             self._accept_ledger(item, event, work)
-            lane = Lane.RESULT
-        elif self._settings.policy(item.device, str(item.topic.channel)).readings == "all":
+            position = self._append(Lane.RESULT, event)
+            self._store.remember(stream, event.key.seq, Answer(position, 0, item.remembered_as))
+            return
+        if self._settings.policy(item.device, str(item.topic.channel)).readings == "all":
             lane = Lane.BULK
         else:
             lane = Lane.LOCAL
             work.declare(item.device, stream.epoch, event.key.seq, event.key.seq, "local", "readings: none")
-        position = self._append(lane, event)
-        self._store.remember(stream, event.key.seq, Answer(position, 0, item.remembered_as))
-        work.done.replies.append((item, []))
+        body = events.encode_json(event) if item.body is None else item.body
+        draft = Draft(lane, event.key.epoch, event.key.seq, body)
+        self._store.accept(draft, stream, item.remembered_as, self._clock.uptime_s())
 
     def _accept_ledger(self, item: Arrived, event: events.Event, work: Work) -> None:
         record = events.LedgerData.model_validate(event.data)

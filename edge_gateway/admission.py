@@ -37,6 +37,8 @@ class Arrived:
     outcome: Future[Outcome] | None = None
     pack: int = 1
     """How many events came in the same message."""
+    body: bytes | None = None
+    """The event as it is kept, where that was made already."""
     reply: Future[list[dict[str, Any]]] | None = None
     """Who asked by HTTP gets the results' data here, once they are committed."""
 
@@ -137,11 +139,12 @@ def admit(
         if topic.kind is topics.Kind.READING and not events.is_structured(payload):
             return _bare_readings(topic, payload, now, redelivered)
         event = _believable(source, topic, events.decode_json(payload, len(payload)), type_)
+        body, digest = events.encode_and_digest(event)
     except MalformedEvent as error:
         if error.key is not None and error.key.source != source:
             raise MalformedEvent(str(error)) from None
         raise
-    return [Arrived(topic, event, type_, _digest(event), now, payload, redelivered)]
+    return [Arrived(topic, event, type_, digest, now, payload, redelivered, body=body)]
 
 
 def _frame(
@@ -207,13 +210,6 @@ def _born(time_s: float, now: clock.Instant) -> clock.Instant:
         return clock.Instant(ns, "", 0)
     uptime_ns = now.uptime_ns + ns
     return clock.Instant(now.wall_ns + ns, now.boot_id if uptime_ns >= 0 else "", max(0, uptime_ns))
-
-
-def _digest(event: events.Event) -> str:
-    """Return the digest of an event without its `base`, which grows while it waits."""
-    attributes = event.attributes()
-    attributes.pop("base", None)
-    return sha256(jsontext.dump([attributes, event.data])).hexdigest()
 
 
 def _status(device: str, payload: bytes, now: clock.Instant) -> DeviceStatus:

@@ -6,8 +6,7 @@ What it returns is to be published only after it returned: results first, then r
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed
@@ -81,8 +80,10 @@ class Committer:
 
         def leave(work: Work) -> None:
             if isinstance(item, Arrived):
-                with self._crowds(item, work):
+                try:
                     self._arrivals.withhold(item, why, work)
+                except Crowded as error:
+                    self._leave_out(item, error, work)
 
         done = self._write(leave)
         log.error("withheld what=%s why=%r", type(item).__name__, why)
@@ -93,6 +94,7 @@ class Committer:
         try:
             with self._store.outbox.transaction():
                 take(work)
+                self._store.write_accepted()
                 sheds = self._own_up(work)
                 self._own.declare(work)
                 for stream in work.touched.values():
@@ -109,6 +111,8 @@ class Committer:
             self._sheds.add(device, reason, number)
         self._own.committed(work)
         self._metrics.commits.inc()
+        for (device, kind), number in work.received.items():
+            self._metrics.received.labels(device, kind).inc(number)
         for count in work.counts:
             count()
         for (device, epoch), owed in work.owed.items():
@@ -143,22 +147,20 @@ class Committer:
         elif isinstance(item, GatewayStatus):
             self._statuses.hear_gateway(item, work)
         else:
-            with self._crowds(item, work):
+            try:
                 if isinstance(item, DeviceStatus):
                     self._statuses.hear_device(item, work)
                 else:
                     self._arrivals.take(item, work)
+            except Crowded as error:
+                self._leave_out(item, error, work)
 
-    @contextmanager
-    def _crowds(self, item: Arrived | DeviceStatus, work: Work) -> Iterator[None]:
+    def _leave_out(self, item: Arrived | DeviceStatus, error: Crowded, work: Work) -> None:
         """Count and leave unanswered whoever there is no room for."""
-        try:
-            yield
-        except Crowded as error:
-            work.counts.append(self._metrics.crowded.inc)
-            self._own.alarm(error.name, item.device, str(error), work)
-            if isinstance(item, Arrived):
-                work.leave_unanswered(item, str(error))
+        work.counts.append(self._metrics.crowded.inc)
+        self._own.alarm(error.name, item.device, str(error), work)
+        if isinstance(item, Arrived):
+            work.leave_unanswered(item, str(error))
 
     def _own_up(self, work: Work) -> dict[Why, int]:
         """Give numbers to what was given up, and declare them, once a second; return what this speaks of."""

@@ -144,6 +144,9 @@ class PolicySettings(Section):
     )
 
 
+_DEFAULT_POLICY = PolicySettings()
+
+
 class StoreSettings(Section):
     """The gateway's disk."""
 
@@ -190,7 +193,7 @@ class LimitSettings(Section):
         description="Bytes per second above which any device is turned away, with bursts of two seconds.",
     )
     line_frames: Annotated[int, Field(ge=2, le=4096)] = Field(
-        32, description="Messages in the pipeline at once, between intake and commit."
+        32, description="Frames in the pipeline at once, between intake and commit; or eight times as many readings."
     )
     devices: Annotated[int, Field(ge=1)] = Field(
         1000, description="Devices known at most; what more there are is not taken, and an alarm names one."
@@ -279,4 +282,4 @@ class GatewaySettings(ProgramSettings):
     def policy(self, device: str, channel: str) -> PolicySettings:
         """Return the first policy that fits a channel, or the defaults."""
         name = f"{device}/{channel}"
-        return next((policy for policy in self.policies if fnmatchcase(name, policy.channels)), PolicySettings())
+        return next((policy for policy in self.policies if fnmatchcase(name, policy.channels)), _DEFAULT_POLICY)

@@ -84,7 +84,9 @@ class Shares(Generic[T]):
         if not self._within_rate(device, size_bytes, now_s):
             self._note(device, now_s)
             return [(device, item)]
-        queue = self._queues.setdefault(device, _Queue())
+        queue = self._queues.get(device)
+        if queue is None:
+            queue = self._queues[device] = _Queue()
         queue.items.append((item, size_bytes))
         queue.size_bytes += size_bytes
         self.waiting_bytes += size_bytes

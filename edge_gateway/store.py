@@ -16,7 +16,7 @@ from edge_gateway.streams import Stream
 from edge_gateway.tables import STEPS, STREAM_WIDTH, TABLES, UNREADABLE, ranges_of
 from millrace import crashpoints, healing, ties
 from millrace.blobs import BlobStore
-from millrace.database import Damaged
+from millrace.database import Damaged, insert
 from millrace.entries import Draft, Entry, Lane
 from millrace.mending import Sighting
 from millrace.outbox import Outbox
@@ -64,6 +64,8 @@ class Store:
         self._declared: dict[int, str] = {}
         self._of_device: dict[str, list[Stream]] = {}
         self._remembered: Counter[int] = Counter()
+        self._accepted: list[tuple[Draft, Stream, str]] = []
+        self._accepted_bytes, self._accepted_s = 0, 0.0
         more = Extension(STEPS, TABLES, _OWN_LANES)
         opened = partial(Outbox, self._path, self.blobs, machine_id, more, room=room)
         try:
@@ -87,11 +89,15 @@ class Store:
     @property
     def full(self) -> bool:
         """Whether the quota or the disk is used up: nothing new is accepted, devices keep what they have."""
-        return self.outbox.held_bytes >= self._max_bytes or self.outbox.is_short
+        return self._held_bytes >= self._max_bytes or self.outbox.is_short
 
     def above(self, ratio: float) -> bool:
         """Whether more than this share of the quota is used up."""
-        return self.outbox.held_bytes > ratio * self._max_bytes
+        return self._held_bytes > ratio * self._max_bytes
+
+    @property
+    def _held_bytes(self) -> int:
+        return self.outbox.held_bytes + self._accepted_bytes
 
     # --- streams and answers
 
@@ -121,6 +127,7 @@ class Store:
 
     def retire(self, stream: Stream) -> None:
         """Forget an epoch of a device, all but its rows."""
+        self.write_accepted()
         self._connection.execute("DELETE FROM stream WHERE no = ?", (stream.no,))
         self._connection.execute("DELETE FROM answer WHERE stream = ?", (stream.no,))
         self._connection.execute("DELETE FROM declared WHERE stream = ?", (stream.no,))
@@ -172,6 +179,7 @@ class Store:
         """Read all streams again: what a transaction that failed had changed in memory is void. Errors: Damaged."""
         self._streams.clear()
         self._of_device.clear()
+        self._accepted, self._accepted_bytes = [], 0
         self._declared = dict(self._connection.execute("SELECT stream, ranges FROM declared"))
         for row in self._connection.execute("SELECT * FROM stream").fetchall():
             if not is_believed(row, STREAM_WIDTH):
@@ -185,20 +193,23 @@ class Store:
 
     def remember(self, stream: Stream, seq: int, answer: Answer) -> None:
         """Keep where the answer to an event lies, for as long as it may be asked again."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)",
-            (stream.no, seq, answer.position, answer.rows, answer.digest),
-        )
-        self._remembered[stream.no] += 1
-        if self._remembered[stream.no] % FORGET_EVERY == 0:  # whatever the seqs are: a device may leave some out
-            self._connection.execute(
-                "DELETE FROM answer WHERE stream = ? AND seq <="
-                " (SELECT seq FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)",
-                (stream.no, stream.no, ANSWERS_KEPT),
-            )
+        self._remember([(stream.no, seq, answer.position, answer.rows, answer.digest)])
+
+    def _remember(self, answers: Sequence[tuple[int, int, int, int, str]]) -> None:
+        insert(self._connection, "INSERT OR REPLACE INTO answer", answers)
+        for no, count in Counter(no for no, *_ in answers).items():
+            self._remembered[no] += count
+            if self._remembered[no] >= FORGET_EVERY:  # whatever the seqs are: a device may leave some out
+                self._remembered[no] = 0
+                self._connection.execute(
+                    "DELETE FROM answer WHERE stream = ? AND seq <="
+                    " (SELECT seq FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+                    (no, no, ANSWERS_KEPT),
+                )
 
     def recall(self, stream: Stream, seq: int) -> Answer | None:
         """Return what was answered to an event, or None if it is too long ago or nothing was."""
+        self.write_accepted()
         row = self._connection.execute(
             "SELECT position, rows, digest FROM answer WHERE stream = ? AND seq = ?", (stream.no, seq)
         ).fetchone()
@@ -206,6 +217,7 @@ class Store:
 
     def recent_digests(self, stream: Stream, count: int) -> dict[str, int]:
         """Return digest -> seq of the last `count` events of a stream."""
+        self.write_accepted()
         rows = self._connection.execute(
             "SELECT digest, seq FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT ?", (stream.no, count)
         ).fetchall()
@@ -228,6 +240,25 @@ class Store:
     def append(self, drafts: Sequence[Draft], uptime_s: float) -> list[Entry]:
         """Append to the outbox."""
         return self.outbox.append(drafts, uptime_s)
+
+    def accept(self, draft: Draft, stream: Stream, digest: str, uptime_s: float) -> None:
+        """Append a row that has no results, and remember its answer, with all such of this transaction at once."""
+        self._accepted.append((draft, stream, digest))
+        self._accepted_bytes += len(draft.body)
+        self._accepted_s = uptime_s
+
+    def write_accepted(self) -> None:
+        """Write what was accepted; to be called before the transaction ends."""
+        if not self._accepted:
+            return
+        accepted, self._accepted, self._accepted_bytes = self._accepted, [], 0
+        entries = self.outbox.append([draft for draft, _, _ in accepted], self._accepted_s)
+        self._remember(
+            [
+                (stream.no, entry.seq, entry.position, 0, digest)
+                for entry, (_, stream, digest) in zip(entries, accepted, strict=True)
+            ]
+        )
 
     def quarantine(self, topic: str, reason: str, payload: bytes, wall_ns: int, max_rows: int) -> None:
         """Keep a malformed message for a look; the oldest make room."""

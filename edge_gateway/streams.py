@@ -44,6 +44,9 @@ class Stream:
 
     def account(self, first: int, last: int) -> None:
         """Count a range as taken; the watermark moves over what is now contiguous."""
+        if first == self.watermark + 1 and not self.ahead and not self.declared:  # as nearly always
+            self.watermark = last
+            return
         self.declared.remove(first, last)
         self.ahead.add(first, last)
         for ahead_first, ahead_last in self.ahead.ranges():
@@ -62,6 +65,8 @@ class Stream:
 
     def gaps_below(self, base: int) -> list[tuple[int, int]]:
         """Return what is not accounted for below `base`, the lowest seq that the device still holds: it cannot come."""
+        if base <= self.watermark + 1:
+            return []
         return self.ahead.gaps(self.watermark + 1, base - 1)
 
     def receipt_ranges(self) -> list[list[int]]:

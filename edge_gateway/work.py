@@ -54,6 +54,8 @@ class Work:
     recent: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
     """By a stream's number and a pack's size, digest -> seq of its last events, bare ones taken meanwhile included."""
     shed: Counter[Why] = field(default_factory=Counter)
+    received: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By device and kind, how many events were accepted."""
     counts: list[Callable[[], None]] = field(default_factory=list)
     """The metrics to be moved after the commit."""
     alarmed_s: dict[tuple[str, str], float] = field(default_factory=dict)

@@ -105,7 +105,8 @@ def parse_rfc3339(text: str) -> int:
         moment = datetime.fromisoformat(text.upper())
     except ValueError as error:
         raise ValueError(f"not an RFC 3339 time: {text[:40]!r} ({error})") from None
-    wall_ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    since = moment - _EPOCH
+    wall_ns = ((since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
     if not -_LIMIT_NS <= wall_ns < _LIMIT_NS:
         raise ValueError(f"a time outside 1678 to 2261: {text[:40]!r}")
     return wall_ns

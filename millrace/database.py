@@ -33,6 +33,7 @@ __all__ = [
     "Ruin",
     "Viewer",
     "find_fault",
+    "insert",
     "locked",
     "open_reader",
     "storage_errors",
@@ -50,6 +51,8 @@ MAX_SCHEMA_VERSION = 1000
 PAGE_BYTES = 4096
 TAILS = ("", "-wal", "-shm")
 """What belongs to a database: itself, its log, and the log's index."""
+_AT_ONCE = (32, 8, 1)
+"""Rows that one statement inserts."""
 _PRAGMAS = (
     f"page_size = {PAGE_BYTES}",
     "journal_mode = WAL",
@@ -196,6 +199,23 @@ class Database:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
                 raise CommitFailed(f"{self.path}: {error}") from error
             raise
+
+
+def insert(connection: Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows of one width in their order; `into` is the statement up to VALUES.
+
+    Many go with one statement: at the end of each, sqlite3 lets any thread that computes have the interpreter, and
+    waits for it.
+    """
+    at = 0
+    for count in _AT_ONCE:
+        if len(rows) - at < count:
+            continue
+        places = f"({', '.join('?' * len(rows[0]))})"
+        sql = f"{into} VALUES {', '.join([places] * count)}"
+        while len(rows) - at >= count:
+            connection.execute(sql, [value for row in rows[at : at + count] for value in row])
+            at += count
 
 
 class Viewer:

@@ -35,16 +35,12 @@ def parse(text: bytes | str, max_bytes: int = 1 << 20) -> Json:
         raise BadJson(f"a lone surrogate at character {error.start}") from None
     except UnicodeDecodeError as error:
         raise BadJson(f"not UTF-8 at byte {error.start}") from None
+    if string.startswith("\ufeff"):
+        raise BadJson("a byte order mark (BOM) at its begin")
     if _depth(string) > MAX_DEPTH:
         raise BadJson(f"nested deeper than {MAX_DEPTH} levels")
     try:
-        value: Json = json.loads(
-            string,
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
-        )
+        value: Json = _DECODER.decode(string)
     except json.JSONDecodeError as error:
         raise BadJson(f"{error.msg} at line {error.lineno} column {error.colno}") from None
     if "\\u" in string:
@@ -54,7 +50,7 @@ def parse(text: bytes | str, max_bytes: int = 1 << 20) -> Json:
 
 def dump(value: object) -> bytes:
     """Return `value` as compact JSON in UTF-8; ValueError for NaN and infinities."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def _depth(string: str) -> int:
@@ -97,3 +93,10 @@ def _no_lone_surrogates(string: str, value: Json) -> None:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise BadJson(f"a lone surrogate in {string[:40]!r}") from None
+
+
+# Made once: json.loads and json.dumps make such an object at each call.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded
+)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from millrace import doubts, notes
 from millrace.blobs import BlobStore
-from millrace.database import storage_errors
+from millrace.database import insert, storage_errors
 from millrace.doubts import Doubt
 from millrace.entries import SELECT_LANE, Draft, Entry, Lane, ascend, checksum_of, entry_of
 from millrace.outbox_file import OutboxFile
@@ -193,8 +193,9 @@ class Outbox:
             if draft.blob is not None:
                 counters.held_bytes += self._pictures.refer(draft.blob, draft.blob_bytes)
         counters.held_rows += len(entries)
-        self.connection.executemany(
-            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        insert(
+            self.connection,
+            "INSERT INTO entry",
             [(e.position, e.lane, e.epoch, e.seq, e.body, e.blob, e.bytes, e.born_s, checksum_of(e)) for e in entries],
         )
         return entries

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 LEVEL = re.compile(r"[a-z0-9-]+\Z")
 LEVEL_MAX_CHARS = 64
 DEFAULT_PREFIX = "millrace"
+PARSED_KEPT = 4096
+"""Of so many good topics the meaning is remembered: each message has one, and most had it before."""
 
 
 class Party(Enum):
@@ -128,6 +131,7 @@ def subscription(prefix: str, kind: Kind, owner: str = "+") -> str:
     return f"{prefix}/{rule.pattern.format(device=owner, gateway=owner, channel='#')}"
 
 
+@lru_cache(PARSED_KEPT)
 def parse(prefix: str, text: str) -> Topic:
     """Return what a topic means; BadTopic, with the nearest good topic, where it means nothing."""
     inside = text.removeprefix(prefix + "/")

@@ -210,6 +210,41 @@ def test_a_batch_is_one_commit_and_one_receipt_for_each_device(gateway: Gateway)
     assert receipt(done)["ranges"] == [[1, 2], [4, 4]]
 
 
+def test_of_a_batch_each_reading_is_a_row_as_it_came_and_in_order(gateway: Gateway) -> None:
+    batch = [reading(1), bare(), reading(2), frame(3, SURE), reading(4)]
+    gateway.take(*batch)
+    rows = gateway.rows(Lane.BULK)
+    assert [(row.seq, row.body) for row in rows] == [
+        (seq, events.encode_json(item.event)) for seq, item in zip((1, 2, 4), batch[::2], strict=True) if item.event
+    ]
+    positions = [row.position for row in gateway.rows()]
+    assert positions == list(range(1, len(positions) + 1))
+
+
+def test_a_key_that_comes_twice_in_a_batch_is_taken_once_and_a_conflict_is_seen(gateway: Gateway) -> None:
+    gateway.take(reading(1, 20.0), reading(1, 20.0), reading(2), reading(1, 21.0))
+    assert [row.seq for row in gateway.rows(Lane.BULK)] == [1, 2]
+    assert gateway.count("millrace_events_deduplicated_total", device="cam-1") == 2
+    assert gateway.count("millrace_key_conflicts_total") == 1
+
+
+def test_what_a_batch_has_taken_counts_for_the_quota_within_it(tmp_path: Path) -> None:
+    two = 2 * len(reading(1).body or b"") - 1
+    gateway = Gateway(tmp_path / "state", {"store": {"max_bytes": two, "retention_s": 0}, "uplink": "none"})
+    done = gateway.take(*(reading(seq) for seq in range(1, 6)))
+    assert [row.seq for row in gateway.rows(Lane.BULK)] == [1, 2]
+    assert receipt(done)["ranges"] == [[1, 2]]
+    gateway.store.close()
+
+
+def test_of_a_batch_that_the_disk_refuses_nothing_is_written_later(gateway: Gateway) -> None:
+    with no_room(gateway), pytest.raises(StorageFailed):
+        gateway.take(reading(1), reading(2), Malformed("t", b"x" * 60_000, "poison"))
+    gateway.take(reading(7, base=7))
+    assert [row.seq for row in gateway.rows(Lane.BULK)] == [7]
+    assert tables(gateway)["answer"] == 1
+
+
 def test_the_gateways_own_numbers_have_no_gap(gateway: Gateway) -> None:
     gateway.take(frame(1, SURE, DEFECT), frame(2, malformed="cut short"), bare())
     gateway.take(frame(3, UNSURE))

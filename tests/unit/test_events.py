@@ -1,12 +1,13 @@
 """Events there and back; whatever else arrives is a MalformedEvent, with its key where that can be read."""
 
+import hashlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace import clock, events, images
+from millrace import clock, events, images, jsontext
 from millrace.events import Event, Key, MalformedEvent
 
 KEY = Key("/millrace/device/cam-1/top", "k3v9x0pa", 4711)
@@ -53,6 +54,21 @@ def test_an_event_comes_back_as_it_was(type_: str) -> None:
     assert events.decode_json(payload) == sent
     assert events.decode_json(payload).base == 4700
     assert sent.time == "2026-11-21T08:30:00.123456Z"
+
+
+@given(
+    texts=st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=2, max_size=2),
+    base=st.none() | st.integers(1, KEY.seq),
+    data=st.dictionaries(st.text(), st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False)),
+)
+def test_the_digest_is_that_of_attributes_and_data_without_the_base(
+    texts: list[str | None], base: int | None, data: dict[str, object]
+) -> None:
+    made = events.new_event(events.READING, KEY, INSTANT, data=data, subject=texts[0], truth=texts[1])
+    sent = made if base is None else made.with_base(base)
+    body, digest = events.encode_and_digest(sent)
+    assert body == events.encode_json(sent)
+    assert digest == hashlib.sha256(jsontext.dump([made.attributes(), data])).hexdigest()
 
 
 def test_a_frame_comes_back_from_its_picture_or_from_its_mirror() -> None:
