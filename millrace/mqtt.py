@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,9 +24,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from millrace import certificates
+from millrace import certificates, publishes
 from millrace.inbox import Connected, Delivery, Disconnected, Inbox, Protocol
 from millrace.packet_limit import PacketLimit
+from millrace.publishes import Publish
 from millrace.settings import BrokerSettings, ConfigError
 
 log = logging.getLogger(__name__)
@@ -60,12 +62,21 @@ class _Client(paho.Client):
 
     By itself paho asks the system four times for each packet, and where other threads are busy waits for the
     interpreter's lock each time. Blocking in a callback would lose the connection while paho says that all is well.
+    Of what is read at once the ordinary messages are heard here (`on_publish_read`); all else goes paho's own way.
     """
 
     busy_topic: str | None = None
 
-    def __init__(self, inbox: Inbox, pause_over: threading.Event, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        pause_over: threading.Event,
+        on_publish_read: Callable[[Publish], None],
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
+        self._millrace_hear = on_publish_read
         self._millrace_inbox = inbox
         self._millrace_pause = pause_over
         self._millrace_grace_s = 0.0
@@ -74,6 +85,7 @@ class _Client(paho.Client):
         self._millrace_may_read = False
         self._millrace_reader: int | None = None
         self._millrace_acks = bytearray()
+        self._millrace_acks_lock = threading.Lock()
         self.limit = PacketLimit()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
@@ -86,19 +98,49 @@ class _Client(paho.Client):
         self._millrace_reader = threading.get_ident()
         code = super().loop_read(max_packets)
         while self._millrace_ahead and code == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            code = super().loop_read(max_packets)
+            self._hear_ahead()
+            if self._millrace_ahead:
+                code = super().loop_read(max_packets)
         self._millrace_reader = None
-        if self._millrace_acks:
-            self._packet_queue(paho.PUBACK, bytes(self._millrace_acks), 0, 1)
-            self._millrace_acks.clear()
+        self._send_acks()
         return code
 
+    def _hear_ahead(self) -> None:
+        """Hear the messages that are read ahead as far as they are ordinary and all there."""
+        if self._in_packet["command"]:
+            return  # what is ahead begins within a packet
+        messages, size_bytes = publishes.read(self._millrace_ahead, has_properties=self._protocol == paho.MQTTv5)
+        self._millrace_ahead = self._millrace_ahead[size_bytes:]
+        for message in messages:
+            self._millrace_hear(message)
+
     def ack(self, mid: int, qos: int) -> MQTTErrorCode:
-        """Acknowledge a message; what is acknowledged at its very hearing goes out together, once for each read."""
-        if self._millrace_reader != threading.get_ident():
+        """Acknowledge a message; acknowledgements that come close together go out together."""
+        if qos != 1:
             return super().ack(mid, qos)
-        self._millrace_acks += struct.pack("!BBH", paho.PUBACK, 2, mid)
+        with self._millrace_acks_lock:
+            is_first = not self._millrace_acks
+            self._millrace_acks += struct.pack("!BBH", paho.PUBACK, 2, mid)
+        if is_first and self._millrace_reader != threading.get_ident() and self._sockpairW is not None:
+            with suppress(OSError):  # it is awake, or has ended
+                self._sockpairW.send(b"0")
         return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _send_acks(self) -> None:
+        with self._millrace_acks_lock:
+            acks, self._millrace_acks = self._millrace_acks, bytearray()
+        if acks:
+            self._packet_queue(paho.PUBACK, bytes(acks), 0, 1)
+
+    def loop_write(self) -> MQTTErrorCode:
+        """Write what waits, with the acknowledgements of other threads behind it."""
+        self._send_acks()
+        return super().loop_write()
+
+    def disconnect(self, *arguments: Any, **options: Any) -> MQTTErrorCode:
+        """End the connection, behind what was acknowledged before."""
+        self._send_acks()
+        return super().disconnect(*arguments, **options)
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         packet = self._in_packet["packet"]
@@ -255,6 +297,7 @@ class Connection:
         client = _Client(
             self.inbox,
             self._stop,
+            self._guard(partial(self._hear, epoch)),
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=paho.MQTTv5 if protocol == "5" else paho.MQTTv311,
@@ -342,11 +385,14 @@ class Connection:
         self.denied = tuple(topic for topic, reason in answers if reason.is_failure)
 
     def _on_message(self, epoch: int, message: paho.MQTTMessage) -> None:
-        ack = partial(self._ack, epoch, message.mid, message.qos) if message.qos else _nothing
-        properties = getattr(message.properties, "UserProperty", ()) if message.properties else ()
-        self.inbox.put(
-            Delivery(message.topic, bytes(message.payload), message.retain, message.dup, tuple(properties), epoch, ack)
-        )
+        properties = tuple(getattr(message.properties, "UserProperty", ()) if message.properties else ())
+        payload, flags = bytes(message.payload), (message.qos, message.retain, message.dup)
+        self._hear(epoch, Publish(message.topic, payload, *flags, message.mid, properties))
+
+    def _hear(self, epoch: int, message: Publish) -> None:
+        topic, payload, qos, retain, dup, mid, properties = message
+        ack = partial(self._ack, epoch, mid, qos) if qos else _nothing
+        self.inbox.put(Delivery(topic, payload, retain, dup, properties, epoch, ack))
 
     def _ack(self, epoch: int, mid: int, qos: int) -> None:
         """Acknowledge a message to the connection that brought it; nothing if that has ended."""

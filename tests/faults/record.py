@@ -104,6 +104,7 @@ DURABLE_PATH = (
     "millrace/outbox_tables.py",
     "millrace/packet_limit.py",
     "millrace/pictures.py",
+    "millrace/publishes.py",
     "millrace/quota.py",
     "millrace/ranges.py",
     "millrace/rebuild.py",

@@ -177,6 +177,67 @@ def test_a_subscription_that_the_broker_denies_is_said_once(
     assert "access rules" in said
 
 
+def test_messages_acknowledged_by_another_thread_are_acknowledged_together(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox()
+    held = partial(running, BrokerSettings(host=mosquitto.host, port=mosquitto.port), "g", "t/#", persistent=True)
+    with held(inbox=inbox) as here:
+        wait_until(lambda: here.connected, "a session that is kept")
+        with publishing(mosquitto) as publisher:
+            for number in range(500):
+                publisher.publish("t/x", b"%d" % number, qos=1)
+            found = deliveries(inbox, 500)
+        sends: list[int] = []
+        plain = paho.Client._sock_send
+
+        def counted(client: paho.Client, packet: bytes) -> int:
+            if isinstance(client, _Client):
+                sends.append(len(packet))
+            return plain(client, packet)
+
+        monkeypatch.setattr(paho.Client, "_sock_send", counted)
+        for delivery in found:
+            delivery.ack()
+        wait_until(lambda: sum(sends) >= 4 * len(found), "all are acknowledged")
+        assert len(sends) < len(found) / 4
+    assert [int(delivery.payload) for delivery in found] == list(range(500))
+    with held(inbox=inbox) as here:
+        wait_until(lambda: here.connected, "the session")
+        here.publish("t/x", b"last")
+        assert [delivery.payload for delivery in deliveries(inbox, 1)] == [b"last"]
+
+
+def test_all_that_a_message_says_of_itself_is_heard_however_many_are_read_at_once(mosquitto: Mosquitto) -> None:
+    inbox = Inbox()
+    settings = BrokerSettings(host=mosquitto.host, port=mosquitto.port, protocol="5")
+    sent = [(bytes([number % 256]) * (number * 97 % 3000), number % 3, number % 2) for number in range(300)]
+    with running(settings, "g", "t/#", inbox=inbox) as here:
+        wait_until(lambda: here.connected, "a connection")
+        for number, (payload, kind, qos) in enumerate(sent):
+            properties = [("number", str(number)), ("of", "many")] if kind else []
+            here.publish(
+                "t/ü/x", payload, qos=qos, user_properties=properties, content_type="a/b" if kind > 1 else None
+            )
+        found = deliveries(inbox, len(sent))
+    assert [(d.topic, d.payload, d.retain, d.redelivered) for d in found] == [
+        ("t/ü/x", payload, False, False) for payload, _, _ in sent
+    ]
+    assert [d.properties for d in found] == [
+        (("number", str(number)), ("of", "many")) if kind else () for number, (_, kind, _) in enumerate(sent)
+    ]
+
+
+def deliveries(inbox: Inbox, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    while len(found) < count:
+        arrival = inbox.get(WAIT_S)
+        assert arrival is not None, f"only {len(found)} of {count} came"
+        if isinstance(arrival, Delivery):
+            found.append(arrival)
+    return found
+
+
 class Window(bytearray):
     """A payload that can be watched, as bytes cannot."""
 
