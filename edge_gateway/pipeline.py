@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -37,7 +37,8 @@ POLL_S = 0.1
 PURGE_EVERY_S = 1.0
 RETRY_STORAGE_S = 1.0
 REPUBLISH_ROWS = 1000
-GATHERED_MAX = 100
+GATHERED_MAX = 256
+_SMALL_IN_PLACE, _SMALL_BYTES = 8, 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +50,44 @@ class Item:
 
 
 class Line:
-    """What is between intake and commit, in order of arrival; bounded, and its bound is the back-pressure."""
+    """What is between intake and commit, in order of arrival; bounded, and its bound is the back-pressure.
 
-    def __init__(self, max_items: int) -> None:
-        self._items: queue.Queue[Item] = queue.Queue(max_items)
+    Where a frame takes one place, eight small messages have room: so many more share a commit.
+    """
+
+    def __init__(self, max_frames: int) -> None:
+        self._free = _SMALL_IN_PLACE * max_frames
+        self._items: deque[tuple[Item, int]] = deque()
+        self._changed = threading.Condition()
         self.closed = threading.Event()
 
     def offer(self, item: Item, patience_s: float) -> bool:
-        """Add an item; return False if the line was full for so long."""
-        try:
-            self._items.put(item, timeout=patience_s)
-        except queue.Full:
-            return False
+        """Add an item; return False if the line was full for so long. One that is larger than all of it goes alone."""
+        size = _size(item)
+        with self._changed:
+            if not self._changed.wait_for(lambda: size <= self._free or not self._items, patience_s):
+                return False
+            self._items.append((item, size))
+            self._free -= size
+            self._changed.notify_all()
         return True
 
     def get(self, timeout_s: float) -> Item | None:
         """Return the next item, or None if none came in time."""
-        try:
-            return self._items.get(timeout=timeout_s) if timeout_s > 0 else self._items.get_nowait()
-        except queue.Empty:
-            return None
+        with self._changed:
+            if not self._items and (timeout_s <= 0 or not self._changed.wait_for(lambda: self._items, timeout_s)):
+                return None
+            item, size = self._items.popleft()
+            self._free += size
+            self._changed.notify_all()
+        return item
+
+
+def _size(item: Item) -> int:
+    """Return what of the line an item takes up, in small messages."""
+    if isinstance(item.finished, Arrived) and item.finished.type == events.FRAME:
+        return _SMALL_IN_PLACE
+    return max(1, len(getattr(item.finished, "payload", b"")) // _SMALL_BYTES)
 
 
 class Workers:
