@@ -1010,6 +1010,28 @@ def test_the_cloud_is_left_alone_when_it_asks_for_it_over_a_picture(line: Line) 
     assert line.all_there()
 
 
+def test_a_picture_that_failed_is_heeded_before_another_lane_goes_on(line: Line) -> None:
+    line.again(batch={"max_rows": 1, "live_share": 0.0})
+    bring_up(line)
+    line.add_frame()
+    first, *_ = line.add(3, Lane.ALARM)
+    assert line.drain is not None
+    choice = line.drain._choice
+    line.uplink.first |= {
+        "PUT": lambda: line.uplink.script.append("429"),
+        first: lambda: wait_until(
+            lambda: choice.loading is not None and choice.loading.shipment.failed is not None, "the picture has failed"
+        ),
+    }
+    line.step()
+    assert 0 < line.step() <= 7
+    assert line.uplink.batches()[-1] == [first]
+    del line.uplink.first["PUT"]
+    line.clock.seconds += 8
+    line.finish()
+    assert line.all_there()
+
+
 def test_pictures_that_take_long_let_those_go_that_are_there(line: Line) -> None:
     """The second picture's answer comes only with the first row's batch."""
     bring_up(line)
