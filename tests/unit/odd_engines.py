@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,8 +39,6 @@ class Odd:
             time.sleep(0.01)
         if self._does("abort"):
             os.kill(os.getpid(), signal.SIGABRT)
-        if self._does("leave"):
-            sys.exit(3)
         if self._does("no number"):
             squares = squares * np.float32("nan")
         if self._does("half a shape"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from edge_gateway.engines.standby import Pauses, Reason, State
 from millrace.clock import SystemClock
 
 CARE = Care(Deadlines(open_s=120.0, answer_s=0.5), Pauses(first_s=0.05, longest_s=0.1), 3600.0, 0.1)
+ONCE = replace(CARE, pauses=Pauses(3600.0, 3600.0))
+OFTEN = replace(ONCE, check_every_s=0.0)
 GOLDEN = 2
 
 
@@ -63,13 +66,7 @@ def test_the_twin_answers_until_the_accelerator_has_given_the_golden_answers() -
 
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [
-        ("raise", Reason.RAISED),
-        ("hang", Reason.HUNG),
-        ("abort", Reason.DIED),
-        ("half a shape", Reason.GARBAGE),
-        ("no number", Reason.GARBAGE),
-    ],
+    [("hang", Reason.HUNG), ("no number", Reason.GARBAGE)],
 )
 def test_the_twin_answers_what_the_accelerator_did_not_and_it_serves_again_once_it_is_well(
     tmp_path: Path, what: str, reason: Reason, caplog: pytest.LogCaptureFixture
@@ -98,23 +95,22 @@ def test_the_twin_answers_what_the_accelerator_did_not_and_it_serves_again_once_
     ],
 )
 def test_an_accelerator_that_never_was_right_never_serves(what: str, reason: Reason, said: str) -> None:
-    with accelerator(what) as found:
+    with accelerator(what, care=ONCE) as found:
         has_failed(found)
-        assert found.served().reason.startswith(f"{reason}: model odd@1: {said}") or said in found.served().reason
+        assert found.served().reason.startswith(reason)
+        assert said in found.served().reason
         assert found.infer(np.zeros((1, 8), np.float32)) is None
 
 
 def test_one_whose_answers_go_wrong_later_is_found_by_the_next_golden_check() -> None:
-    often = Care(CARE.deadlines, Pauses(3600.0, 3600.0), 0.0, 0.1)
-    with accelerator("wrong", GOLDEN, care=often) as found:
+    with accelerator("wrong", GOLDEN, care=OFTEN) as found:
         serves(found)
         has_failed(found)
         assert found.served().fallbacks == {Reason.MISMATCH: 1}
 
 
 def test_no_load_puts_the_golden_check_off() -> None:
-    often = Care(CARE.deadlines, Pauses(3600.0, 3600.0), 0.0, 0.1)
-    with accelerator("wrong", GOLDEN, care=often) as found:
+    with accelerator("wrong", GOLDEN, care=OFTEN) as found:
         serves(found)
         five = np.full((1, 8), 5, np.float32)
         with closing(found.beside(Odd())) as engine:
@@ -123,7 +119,7 @@ def test_no_load_puts_the_golden_check_off() -> None:
 
 
 def test_an_idle_accelerator_whose_process_is_killed_is_noticed_before_the_next_frame() -> None:
-    with accelerator(care=Care(CARE.deadlines, Pauses(3600.0, 3600.0), 3600.0, 0.1)) as found:
+    with accelerator(care=ONCE) as found:
         serves(found)
         found._engine._kill()
         has_failed(found)

@@ -68,7 +68,6 @@ def test_it_answers_what_the_engine_itself_answers() -> None:
     [
         ("raise", Reason.RAISED, "the accelerator lost its mind"),
         ("abort", Reason.DIED, "Aborted"),
-        ("leave", Reason.DIED, "status 3"),
         ("half a shape", Reason.GARBAGE, "(1, 4)"),
         ("hang", Reason.HUNG, "no answer in 0.3 s"),
     ],
