@@ -69,6 +69,6 @@ $(VENV)/.demo: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/bin/python
-	@echo "Installing Millrace and its test tools into $(VENV): about 155 MB to fetch, 540 MB on disk."
+	@echo "Installing Millrace and its test tools into $(VENV): about 185 MB to fetch, 640 MB on disk."
 	@$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.demo

@@ -78,9 +78,7 @@ def _loaded(delegate: Delegate, name: str) -> Any:
     try:
         library = ctypes.CDLL(delegate.library)
     except OSError as error:
-        raise EngineFailed(
-            f"model {name}: delegate {delegate.library}: {error}; install it, or mend its path"
-        ) from None
+        raise EngineFailed(f"model {name}: delegate {error}; install it, or mend its path") from None
     if not hasattr(library, "tflite_plugin_create_delegate") or not hasattr(library, "tflite_plugin_destroy_delegate"):
         raise EngineFailed(f"model {name}: {delegate.library} is no TensorFlow Lite delegate")
     try:
