@@ -13,14 +13,13 @@ from cloud_sync.progress import DAMAGED, Buried, Progress
 from millrace import jsontext, topics
 from millrace.blobs import BlobStore, StorageFailed
 from millrace.clock import Clock
-from millrace.control import BadOrder, Program
+from millrace.control import SYNC_WORKER, BadOrder
 from millrace.database import Damaged
 from millrace.entries import Lane
 from millrace.outbox_reader import Reader
 
 log = logging.getLogger(__name__)
 
-WORKER = Program("sync worker", "sync.sock", "millrace-sync")
 PICTURE_GONE = "its picture is gone: it was dropped here after the burial"
 AT_ONCE = 1000
 KEPT_NAMED = 100
@@ -34,7 +33,7 @@ class NotRead(Exception):
 class Orders:
     """Carries orders out, each on stable storage before it is answered. One thread uses it."""
 
-    program = WORKER
+    program = SYNC_WORKER
     refusals: tuple[type[Exception], ...] = (NotRead, StorageFailed)
 
     def __init__(self, progress: Progress, state_dir: Path, clock: Clock) -> None:

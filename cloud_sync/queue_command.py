@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from cloud_sync import export
-from cloud_sync.orders import AT_ONCE, LANES, WORKER, all_buried, lane_names, name_of
+from cloud_sync.orders import AT_ONCE, LANES, all_buried, lane_names, name_of
 from cloud_sync.progress import Buried
 from cloud_sync.waiting import LaneState, LinkState, Waiting
 from millrace import clock, control
@@ -141,7 +141,7 @@ def _open(state_dir: Path) -> Waiting:
 def _order(state_dir: Path, order: Mapping[str, object]) -> dict[str, Any]:
     become_owner(state_dir, "queue")
     try:
-        return control.ask(state_dir, WORKER, order)
+        return control.ask(state_dir, control.SYNC_WORKER, order)
     except control.NobodyThere as error:
         raise Unavailable(str(error)) from None
     except control.Refused as error:
@@ -150,7 +150,7 @@ def _order(state_dir: Path, order: Mapping[str, object]) -> dict[str, Any]:
 
 def _is_running(state_dir: Path) -> bool:
     try:
-        control.ask(state_dir, WORKER, {"do": "hello"})
+        control.ask(state_dir, control.SYNC_WORKER, {"do": "hello"})
     except control.NobodyThere:
         return False
     return True

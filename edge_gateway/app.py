@@ -17,12 +17,14 @@ from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
+from edge_gateway.orders import Orders
 from edge_gateway.pipeline import Line, Workers, Writer, worker_count
 from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import ANSWER_BYTES, ANSWERS_KEPT, QUARANTINE_PAYLOAD_BYTES, Store
+from edge_gateway.swaps import Swaps
 from edge_gateway.turns import Turns
 from edge_gateway.web.health import Health
 from edge_gateway.web.open_inference import OpenInference
@@ -32,6 +34,7 @@ from edge_gateway.web.room import Room, Share
 from edge_gateway.web.server import Web
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
+from millrace.control import Control
 from millrace.mqtt import Connection, Will
 from millrace.service import Actor, run, set_up_logging
 from millrace.settings import ConfigError, load, read_secret
@@ -69,18 +72,26 @@ def serve(settings: GatewaySettings) -> None:
     time = clock.SystemClock()
     settings.broker.password()  # a secret that cannot be used is said now, not at the first connection
     try:
-        limits, count = settings.limits, worker_count(settings.workers)
-        models = Models(settings.models, limits.max_pixels, count, limits.cache_bytes, settings.accelerators)
+        limits, swaps = settings.limits, Swaps(settings.state_dir)
+        models = Models(
+            settings.models,
+            limits.max_pixels,
+            worker_count(settings.workers),
+            limits.cache_bytes,
+            settings.accelerators,
+            models_bytes=limits.models_bytes,
+            swaps=swaps,
+        )
         workers = Workers(models, settings.workers)
     except EngineFailed as error:
         raise ConfigError([str(error)]) from None
     try:
-        _serve_with(models, workers, settings, time)
+        _serve_with(models, swaps, workers, settings, time)
     finally:
         workers.close()
 
 
-def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, time: clock.Clock) -> None:
+def _serve_with(models: Models, swaps: Swaps, workers: Workers, settings: GatewaySettings, time: clock.Clock) -> None:
     store = Store(
         settings.state_dir,
         clock.machine_id(),
@@ -112,11 +123,13 @@ def _serve_with(models: Models, workers: Workers, settings: GatewaySettings, tim
     writer = Writer(settings, line, store, committer, connection, metrics, time)
     uplink = Uplink(settings, time)
     herald = Herald(settings, connection, intake, store, models, uplink, time, gateways, twins)
+    control = Control(settings.state_dir, Orders(models, swaps))
     # The herald stands last so that it is interrupted first: its farewell needs the connection.
     actors = [
         Actor("mqtt", connection.run, connection.interrupt),
         Actor("intake", intake.run, intake.interrupt, intake.beat),
         Actor("writer", writer.run, writer.interrupt, writer.beat, writes=True),
+        Actor("control", control.run, control.interrupt),
     ]
     ready = threading.Event()
     if settings.http.enabled:

@@ -9,12 +9,15 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from millrace import jsontext
 from millrace.settings import ConfigError, Section, load
 
 MANIFEST = "manifest.yaml"
 MAX_MODEL_BYTES = 512 << 20
 MAX_LABEL_CHARS = 128
 MAX_DETECTIONS = 100
+MAX_GOLDEN = 32
+MAX_GOLDEN_BYTES = 4 << 20
 NOTHING = "nothing"
 """The label of a picture in which a detector finds nothing."""
 
@@ -77,6 +80,13 @@ class OutputSettings(Section):
     )
 
 
+class GoldenInput(Section):
+    """A picture in the bundle, and what the model is to say of it."""
+
+    file: FileName = Field(description="JPEG, PNG or WebP in this folder.")
+    label: str = Field(description="The label that the model must give.")
+
+
 class Manifest(Section):
     """The manifest.yaml of a bundle."""
 
@@ -102,6 +112,9 @@ class Manifest(Section):
     )
     ok_labels: list[str] = Field([], description="Labels of good parts; every other is a defect. Empty: no defects.")
     threshold: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="Score below which an answer is not sure.")
+    golden: Annotated[list[GoldenInput], Field(max_length=MAX_GOLDEN)] = Field(
+        [], description="Pictures with the label that the model must give, or it does not serve."
+    )
     licence: str = Field(description="Licence of the weights.")
     source: str = Field("", description="Where the weights come from.")
 
@@ -133,11 +146,24 @@ class Bundle:
     model: bytes
     labels: tuple[str, ...]
     edgetpu_model: bytes | None = None
+    golden: tuple[tuple[GoldenInput, bytes], ...] = ()
+    """Pictures that it must know."""
 
     @property
     def name(self) -> str:
         """Name and version as results show them."""
         return f"{self.manifest.name}@{self.manifest.version}"
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all that it says; the manifest holds the digests of the models."""
+        said = self.manifest.model_dump(mode="json")
+        return hashlib.sha256(jsontext.dump([said, list(self.labels)])).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of its files are held."""
+        return sum(map(len, [self.model, self.edgetpu_model or b"", *(picture for _, picture in self.golden)]))
 
     def content(self, file: str) -> bytes:
         """Return the bytes of one of its model files, by the name that the manifest gives it."""
@@ -169,7 +195,8 @@ def load_bundle(folder: Path) -> Bundle:
     unknown = [label for label in manifest.ok_labels if label not in [*labels, *nothing]]
     if unknown:
         raise ConfigError([f"{path}: ok_labels: {unknown[0]!r} is none of the labels"])
-    return Bundle(folder, manifest, model, tuple(labels), edgetpu_model)
+    golden = tuple((each, _read(folder / each.file, MAX_GOLDEN_BYTES)) for each in manifest.golden)
+    return Bundle(folder, manifest, model, tuple(labels), edgetpu_model, golden)
 
 
 def _checked(manifest: Path, file: str, key: str, wanted: str) -> bytes:

@@ -18,6 +18,7 @@ from edge_gateway.prediction import Prediction, check_quantization
 from edge_gateway.settings import ModelSettings
 from edge_gateway.task import Task, task_of
 from edge_gateway.tensors import Preparation
+from millrace.images import BadPicture
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,24 @@ def load(bundle: Bundle, choice: Choice, guard: Guard, settings: ModelSettings, 
         check_quantization(bundle, engine.input, engine.outputs)
         preparation = Preparation(bundle.manifest.input, engine.input, max_pixels, bundle.name)
         engine.infer(np.zeros(engine.input.shape, engine.input.dtype))
+        threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
+        loaded = Loaded(bundle, engine, preparation, task, threshold)
+        _check_golden(loaded)
     except EngineFailed:
         engine.close()
         raise
-    threshold = bundle.manifest.threshold if settings.threshold is None else settings.threshold
-    return Loaded(bundle, engine, preparation, task, threshold)
+    return loaded
+
+
+def _check_golden(loaded: Loaded) -> None:
+    """Raise EngineFailed if the model says anything else of the bundle's own pictures than it must."""
+    name = loaded.bundle.name
+    for golden, picture in loaded.bundle.golden:
+        try:
+            said, _ = loaded.answer(picture)
+        except BadPicture as error:
+            raise EngineFailed(f"model {name}: golden {golden.file}: {error}") from None
+        if said.label != golden.label:
+            raise EngineFailed(
+                f"model {name}: calls golden {golden.file} {said.label} ({said.score:.2f}), and it is {golden.label}"
+            )

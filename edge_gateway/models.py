@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from edge_gateway.admission import Outcome
 from edge_gateway.bundle import Bundle, load_bundle
@@ -18,7 +19,10 @@ from edge_gateway.loaded import Loaded
 from edge_gateway.prediction import Prediction
 from edge_gateway.serving import Retired, Serving
 from edge_gateway.settings import AcceleratorSettings, ModelSettings
+from edge_gateway.swaps import Swap, Swaps
 from millrace.images import BadPicture
+from millrace.settings import ConfigError
+from millrace.words import size
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +46,72 @@ class Models:
         workers: int = 1,
         cache_bytes: int = 0,
         accelerators: AcceleratorSettings | None = None,
+        *,
+        models_bytes: int = 1 << 30,
+        swaps: Swaps | None = None,
     ) -> None:
-        """Read, check and load every bundle for so many workers; ConfigError or EngineFailed says what does not fit."""
-        self._settings = list(settings)
-        bundles = [load_bundle(model.bundle) for model in settings]
-        care = accelerators or AcceleratorSettings()
-        self._serving = [
-            Serving(bundle, model, max_pixels, model.engines(workers), care)
-            for bundle, model in zip(bundles, settings, strict=True)
-        ]
+        """Read, check and load every bundle for so many workers; ConfigError or EngineFailed says what does not fit.
+
+        What `swaps` put in a bundle's place serves in its place.
+        """
+        self.settings, self.max_pixels = list(settings), max_pixels
+        self._workers, self._models_bytes = workers, models_bytes
+        self._accelerators = accelerators or AcceleratorSettings()
+        self._serving: list[Serving] = []
+        for place, model in enumerate(settings):
+            swap = swaps.of(model) if swaps is not None else None
+            serving = self._swapped(place, swap) or self.open(place, load_bundle(model.bundle))
+            self._serving.append(serving)
+            self.check_room("", 0)
         self.cache: Cache[tuple[Prediction, float]] = Cache(cache_bytes)
+
+    def _swapped(self, place: int, swap: Swap | None) -> Serving | None:
+        """Load what was put in the place of a bundle; None if nothing was, or it cannot serve any more."""
+        if swap is None:
+            return None
+        try:
+            bundle = load_bundle(Path(swap.folder))
+            if bundle.digest == swap.digest:
+                return self.open(place, bundle)
+            error = "it was changed since then"
+        except (ConfigError, EngineFailed) as failed:
+            error = str(failed)
+        log.error(
+            'swap_undone binding=%s folder=%s error="%s": the bundle in the settings serves',
+            self.settings[place].binding,
+            swap.folder,
+            error,
+        )
+        return None
+
+    def open(self, place: int, bundle: Bundle, pause_s: float = 0.0) -> Serving:
+        """Load a bundle as it would serve at `place`, with a pause between two interpreters. Errors: EngineFailed."""
+        settings = self.settings[place]
+        engines = settings.engines(self._workers)
+        return Serving(bundle, settings, self.max_pixels, engines, self._accelerators, pause_s=pause_s)
+
+    def exchange(self, place: int, serving: Serving) -> None:
+        """Have another bundle serve at `place` from the next frame on; the one before is let go of."""
+        before, self._serving[place] = self._serving[place], serving
+        before.retire()
+
+    def check_room(self, name: str, memory_bytes: int) -> None:
+        """Raise ConfigError if the models that serve, and one more that takes so much, take more than they may."""
+        taken = [(serving.bundle.name, serving.memory_bytes) for serving in self._serving]
+        taken += [(name, memory_bytes)] if name else []
+        if sum(each_bytes for _, each_bytes in taken) > self._models_bytes:
+            listed = ", ".join(f"{each} {size(each_bytes)}" for each, each_bytes in taken)
+            raise ConfigError(
+                [
+                    f"limits.models_bytes: models take more than {size(self._models_bytes)} of memory: {listed};"
+                    f" raise it, leave one out, or give one fewer interpreters by workers_ratio"
+                ]
+            )
+
+    @property
+    def memory_bytes(self) -> list[int]:
+        """How much memory each model took when it was loaded, by its place in the settings."""
+        return [serving.memory_bytes for serving in self._serving]
 
     @property
     def bundles(self) -> list[Bundle]:
@@ -75,7 +135,7 @@ class Models:
 
     def serving(self, device: str, channel: str) -> list[int]:
         """Return which models serve a channel, by their place in the settings."""
-        return [place for place, model in enumerate(self._settings) if model.serves(device, channel)]
+        return [place for place, model in enumerate(self.settings) if model.serves(device, channel)]
 
     def describe(self) -> list[Description]:
         """Return what goes into each model and what comes out, by their place in the settings."""

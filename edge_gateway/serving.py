@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from hashlib import sha256
 from itertools import cycle, islice
 
 from edge_gateway.bundle import Bundle
+from edge_gateway.engines.choice import Plan
+from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.engines.guard import Guard
 from edge_gateway.loaded import Loaded, load, plan_for
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import AcceleratorSettings, ModelSettings
-from millrace import jsontext
+from millrace import heap, jsontext
 from millrace.clock import SystemClock
+
+_ELSEWHERE = {"bundle", "name", "channels", "workers_ratio"}
+"""Settings that decide no answer."""
 
 
 class Retired(Exception):
@@ -29,16 +35,32 @@ class Serving:
         max_pixels: int,
         engines: int,
         accelerators: AcceleratorSettings,
+        *,
+        pause_s: float = 0.0,
+        on_cpu: bool = False,
     ) -> None:
         """Load the bundle `engines` times, as many as may be at work at once, on its plan's choices in turn.
 
-        Errors: EngineFailed.
+        `pause_s` is between two of them. `on_cpu` leaves accelerators alone. Errors: EngineFailed.
         """
-        self.bundle, self.plan, self.engines = bundle, plan_for(bundle, settings), engines
-        self._digest = _digest(bundle, settings)
+        plan = plan_for(bundle, settings)
+        self.bundle, self.engines = bundle, engines
+        self.plan = Plan((plan.twin,), None, plan.reason) if on_cpu and plan.twin is not None else plan
+        said = settings.model_dump(mode="json", exclude=_ELSEWHERE)
+        self._digest = sha256(jsontext.dump([bundle.digest, said])).hexdigest()
         self.guard = Guard(bundle, self.plan, settings.isolate, accelerators, SystemClock())
-        choices = islice(cycle(self.plan.choices), engines)
-        self._idle = [load(bundle, choice, self.guard, settings, max_pixels) for choice in choices]
+        before_bytes = heap.resident_bytes()
+        self._idle: list[Loaded] = []
+        try:
+            for choice in islice(cycle(self.plan.choices), engines):
+                time.sleep(pause_s if self._idle else 0.0)
+                self._idle.append(load(bundle, choice, self.guard, settings, max_pixels))
+        except EngineFailed:
+            for loaded in self._idle:
+                loaded.engine.close()
+            raise
+        self.memory_bytes = bundle.size_bytes + max(0, heap.resident_bytes() - before_bytes)
+        """The bundle's own bytes, and by how much the process grew when they were loaded."""
         self._changed = threading.Condition()
         self._retired = False
         first = self._idle[0]
@@ -85,10 +107,3 @@ class Serving:
             self._changed.notify_all()
         for loaded in idle:
             loaded.engine.close()
-
-
-def _digest(bundle: Bundle, settings: ModelSettings) -> str:
-    """Return the SHA-256 of all that decides an answer: the model, by its own digest, the manifest and the settings."""
-    said = bundle.manifest.model_dump(mode="json")
-    bound = settings.model_dump(mode="json", exclude={"bundle", "channels", "workers_ratio"})
-    return sha256(jsontext.dump([said, list(bundle.labels), bound])).hexdigest()

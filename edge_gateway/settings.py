@@ -35,6 +35,9 @@ class ModelSettings(Section):
     """One bundle and the channels that it serves."""
 
     bundle: Path = Field(description="Folder with the model and its manifest.yaml.")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = Field(
+        None, description="Name of this binding, for `millrace model swap`; none for the name of its folder."
+    )
     channels: Annotated[list[str], Field(min_length=1)] = Field(
         ["*/*"], description="Patterns of device/channel that this model serves, such as cam-*/top."
     )
@@ -75,6 +78,11 @@ class ModelSettings(Section):
         if self.delegates and self.engine not in ("auto", "delegate"):
             raise ValueError(f"engine: {self.engine} takes no delegates: set engine: delegate, or leave it out")
         return self
+
+    @property
+    def binding(self) -> str:
+        """By which name a person speaks of it."""
+        return self.name or self.bundle.name
 
     def serves(self, device: str, channel: str) -> bool:
         """Say whether this model is bound to a channel."""
@@ -205,6 +213,11 @@ class LimitSettings(Section):
         1000, description="Ranges received ahead of a hole, for each epoch; beyond it the device sends the rest again."
     )
     window_bytes: Bytes = Field(2 << 20, description="Bytes that each device may have under way without a receipt.")
+    models_bytes: Bytes = Field(
+        1 << 30,
+        description="Memory that all models may take together, a new version beside the old one while it takes over;"
+        " what an accelerator or a process of its own holds is not counted.",
+    )
     cache_bytes: Annotated[int, Field(ge=0)] = Field(
         4 << 20,
         description="Bytes of answers kept, so that a picture equal to an earlier one costs no inference; 0 for none.",

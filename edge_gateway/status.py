@@ -76,9 +76,12 @@ class Herald:
             return False
         return isinstance(event, Connected)
 
-    def _serving(self) -> list[tuple[str, str]]:
-        """Return of each accelerator in which state it is and why, without what changes by the second."""
-        return [(one.state, one.reason) for served in self._models.accelerators for one in served]
+    def _serving(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Return which models serve, and of each accelerator its state and why, without what changes by the second."""
+        return [
+            (bundle.name, [(one.state, one.reason) for one in served])
+            for bundle, served in zip(self._models.bundles, self._models.accelerators, strict=True)
+        ]
 
     def _say_models(self) -> None:
         topic = topics.topic(self._settings.prefix, topics.Kind.GATEWAY_MODEL, self._settings.gateway)

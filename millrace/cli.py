@@ -34,6 +34,7 @@ COMMANDS = {
     "audit": ("cloud_sync.audit_command", "Compare devices, gateway and cloud, and name every gap."),
     "query": ("edge_gateway.query_command", "Ask a gateway's database in SQL, read-only."),
     "engines": ("edge_gateway.engines_command", "Show what runs models here, and how fast."),
+    "model": ("edge_gateway.model_command", "Show which models serve; swap one for another version."),
     "predict": ("edge_gateway.predict_command", "Ask a gateway about one picture."),
 }
 _EXTRA = {
@@ -42,6 +43,7 @@ _EXTRA = {
     "bench": "gateway",
     "query": "gateway",
     "engines": "gateway",
+    "model": "gateway",
     "queue": "sync",
     "audit": "sync",
     "sync": "sync",

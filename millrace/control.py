@@ -46,6 +46,10 @@ class Program:
     service: str
 
 
+GATEWAY = Program("gateway", "gateway.sock", "millrace-gateway")
+SYNC_WORKER = Program("sync worker", "sync.sock", "millrace-sync")
+
+
 class Orders(Protocol):
     """Carries orders out, each on stable storage before it is answered. One thread uses it."""
 

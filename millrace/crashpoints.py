@@ -46,6 +46,8 @@ SELDOM: Mapping[str, tuple[str, ...]] = {
     "spill.copied": ("agent",),
     "reservation.written": ("agent", "gateway"),
     "reservation.renamed": ("agent", "gateway"),
+    "swap.loaded": ("gateway",),
+    "swap.noted": ("gateway",),
     "healing.set_aside": _EVERY,
     "healing.filled": _EVERY,
     "healing.renamed": _EVERY,

@@ -21,9 +21,9 @@ from integration.brokers import wait_until
 from integration.test_reference_cloud import Cloud as ReferenceCloud
 from integration.test_sync import EPOCH, Line, Uplink, cloud, uplink
 
-from cloud_sync.orders import PICTURE_GONE, WORKER, Orders
+from cloud_sync.orders import PICTURE_GONE, Orders
 from cloud_sync.progress import DAMAGED
-from millrace.control import Control
+from millrace.control import SYNC_WORKER, Control
 from millrace.entries import Lane
 from millrace.healing import is_asked_for
 
@@ -165,9 +165,9 @@ def test_a_pause_outlasts_a_worker_that_is_killed(line: Line) -> None:
 
 def test_only_the_owner_gets_at_the_socket_and_it_goes_with_the_worker(line: Line) -> None:
     with taking_orders(line):
-        mode = (line.folder / "state" / WORKER.socket).stat().st_mode
+        mode = (line.folder / "state" / SYNC_WORKER.socket).stat().st_mode
         assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
-    assert not (line.folder / "state" / WORKER.socket).exists()
+    assert not (line.folder / "state" / SYNC_WORKER.socket).exists()
 
 
 def test_a_buried_row_that_is_sent_again_is_held_by_the_cloud(line: Line) -> None:
@@ -278,7 +278,7 @@ def test_an_order_that_makes_no_sense_is_answered_and_changes_nothing(line: Line
     assert line.progress.paused == frozenset()
     control.interrupt()
     control.run()
-    assert not (line.folder / "state" / WORKER.socket).exists()
+    assert not (line.folder / "state" / SYNC_WORKER.socket).exists()
 
 
 def test_an_order_that_meets_damage_is_answered_and_has_the_gateway_heal_its_file(line: Line) -> None:

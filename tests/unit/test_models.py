@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edge_gateway.admission import Outcome
+from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.settings import ModelSettings
 from millrace import images
@@ -35,6 +36,16 @@ def test_an_equal_picture_costs_no_inference_whatever_attributes_it_carries(mode
     assert infer_ms is not None
     assert again.predictions == [(prediction, threshold, None)]
     assert (models.cache.hits, models.cache.misses) == (1, 1)
+
+
+def test_what_the_cache_counts_is_among_the_metrics(models: Models) -> None:
+    metrics = Metrics()
+    metrics.show(models.cache)
+    for _ in range(3):
+        asked(models, picture(90))
+    shown = metrics.text().decode().splitlines()
+    assert {"millrace_cache_hits_total 2.0", "millrace_cache_misses_total 1.0"} <= set(shown)
+    assert f"millrace_cache_bytes {models.cache.held_bytes:.1f}" in shown
 
 
 def test_an_equal_picture_is_not_even_decoded(models: Models) -> None:

@@ -80,4 +80,9 @@ def test_the_manifests_of_the_page_are_good_and_one_is_there_for_each_style_of_d
     ]
     (foreign,) = [manifest for manifest in manifests if manifest.task == "classification"]
     assert (foreign.input.width, foreign.labels_file) == (224, "labels.txt")
+    (golden,) = [example for example in EXAMPLES if "golden" in example]
+    assert [each.label for each in foreign.model_validate({**foreign.model_dump(), **golden}).golden] == [
+        "ok",
+        "scratch",
+    ]
     assert [manifest.output.style for manifest in manifests if manifest.task == "detection"] == list(STYLES)
