@@ -11,7 +11,19 @@ from edge_gateway.bundle import InputSettings
 from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
 from millrace.images import BadPicture, Header, read_header
 
-_REDUCED_COLOR = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_COLOR = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
+}
+# A JPEG holds its grey by itself: to leave the colours out halves the decoding.
+_GREY = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    1: cv2.IMREAD_GRAYSCALE,
+}
 
 
 class View(NamedTuple):
@@ -46,7 +58,7 @@ class Preparation:
         pixels = self._decode(picture)
         pixels = self._scale(pixels)
         if self._wanted.color == "GRAY":
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+            pixels = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
         elif self._wanted.color == "RGB":
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         return self._numbers(pixels)
@@ -78,7 +90,8 @@ class Preparation:
                 f"{header.width_px}x{header.height_px} pixels;"
                 f" at most {self._max_pixels} are decoded (limits.max_pixels)"
             )
-        flag = _REDUCED_COLOR.get(self._reduction(header), cv2.IMREAD_COLOR)
+        grey = self._wanted.color == "GRAY" and header.content_type == "image/jpeg"
+        flag = (_GREY if grey else _COLOR)[self._reduction(header)]
         try:
             pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
@@ -92,7 +105,7 @@ class Preparation:
         if header.content_type != "image/jpeg":
             return 1
         spare = min(header.width_px // self._wanted.width, header.height_px // self._wanted.height)
-        return next((factor for factor in _REDUCED_COLOR if spare >= factor), 1)
+        return next((factor for factor in _COLOR if spare >= factor), 1)
 
     def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Return top, left, height and width of the middle, with the input's sides in proportion."""

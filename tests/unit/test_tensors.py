@@ -56,6 +56,17 @@ def test_grey_has_one_channel() -> None:
     assert (tensor == 50).all()
 
 
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_jpegs_grey_is_that_of_its_colours(factor: int) -> None:
+    """Four plain fields, compared in every pixel, so that nothing is blurred that need not be."""
+    fields = np.repeat(np.repeat(np.array([[[200, 30, 20], [20, 180, 60]], [[40, 40, 210], [90, 90, 90]]]), 8, 0), 8, 1)
+    jpeg = picture(np.repeat(np.repeat(fields, factor, 0), factor, 1), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100)
+    tensor = preparation(width=16, height=16, color="GRAY").tensor(jpeg)
+    assert tensor.shape == (1, 16, 16, 1)
+    expected = cv2.cvtColor(fields.astype(np.uint8), cv2.COLOR_BGR2GRAY)
+    assert np.abs(tensor[0, ..., 0] - expected).max() <= 2
+
+
 def test_width_and_height_are_not_mixed_up() -> None:
     assert preparation(width=12, height=5).tensor(picture(plain((1, 2, 3), 20, 30))).shape == (1, 5, 12, 3)
 
@@ -156,13 +167,15 @@ def test_a_picture_is_not_turned_whatever_its_exif_says() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_each_format_is_taken_and_each_that_is_cut_short_is_refused(suffix: str) -> None:
+@pytest.mark.parametrize("color", ["RGB", "GRAY"])
+def test_each_format_is_taken_and_each_that_is_cut_short_is_refused(suffix: str, color: str) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3))
     whole = picture(noise, suffix)
-    assert preparation().tensor(whole).shape == (1, 8, 8, 3)
+    made = preparation(color=color)
+    assert made.tensor(whole).shape == (1, 8, 8, 1 if color == "GRAY" else 3)
     for share in (0.3, 0.9):
         with pytest.raises(BadPicture, match=r"cannot be decoded|cut short"):
-            preparation().tensor(whole[: int(len(whole) * share)])
+            made.tensor(whole[: int(len(whole) * share)])
 
 
 def test_a_deep_or_see_through_png_becomes_plain_colours() -> None:
