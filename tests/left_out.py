@@ -13,6 +13,7 @@ NEEDED = [
     (shutil.which("mosquitto_pub", path=PATH), "mosquitto_pub and mosquitto_sub (apt install mosquitto-clients)"),
     (shutil.which("systemd-analyze", path=PATH), "systemd-analyze: the units were not checked (apt install systemd)"),
     (shutil.which("strace", path=PATH), "strace: disk before acknowledgement was not traced (apt install strace)"),
+    (shutil.which("cc", path=PATH), "a C compiler: delegates of our own were not built and tried (apt install gcc)"),
     (DATA.is_dir(), "real pictures, models and series: none at ../shared/data"),
 ]
 
