@@ -36,6 +36,10 @@ class Description:
     outputs: tuple[TensorInfo, ...]
 
 
+class Replaced(Exception):
+    """Another model serves at that place than the one that was described."""
+
+
 class Models:
     """All bound models. `infer` may be called from any thread."""
 
@@ -168,12 +172,14 @@ class Models:
                 (prediction, infer_ms), was_there = self.cache.get_or_make((digest, serving.digest), make)
                 return prediction, serving.threshold, None if was_there else infer_ms
 
-    def infer_raw(self, place: int, given: Tensor | bytes) -> tuple[Tensor, ...]:
+    def infer_raw(self, place: int, name: str, given: Tensor | bytes) -> tuple[Tensor, ...]:
         """Return all outputs of the model at `place` for one tensor of its input's shape and type, or for a picture.
 
-        Errors: BadPicture, EngineFailed.
+        Errors: Replaced if it is not the model of that name, BadPicture, EngineFailed.
         """
         with self.lent(place) as model:
+            if model.bundle.name != name:
+                raise Replaced(f"model {name} was replaced meanwhile")
             return model.engine.infer(model.preparation.tensor(given) if isinstance(given, bytes) else given)
 
     @contextmanager

@@ -106,9 +106,9 @@ class Workers:
             infer = partial(self._models.infer, arrived.payload, places, arrived.digest)
             arrived.outcome = self._crew.submit(places, infer)
 
-    def ask(self, place: int, given: Tensor | bytes) -> Future[tuple[Tensor, ...]]:
+    def ask(self, place: int, name: str, given: Tensor | bytes) -> Future[tuple[Tensor, ...]]:
         """Begin a bare inference for somebody who is no frame; the future gives what Models.infer_raw gives."""
-        return self._crew.submit([place], partial(self._models.infer_raw, place, given))
+        return self._crew.submit([place], partial(self._models.infer_raw, place, name, given))
 
     def close(self) -> None:
         """End the threads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -14,6 +15,10 @@ NEEDED = [
     (shutil.which("systemd-analyze", path=PATH), "systemd-analyze: the units were not checked (apt install systemd)"),
     (shutil.which("strace", path=PATH), "strace: disk before acknowledgement was not traced (apt install strace)"),
     (shutil.which("cc", path=PATH), "a C compiler: delegates of our own were not built and tried (apt install gcc)"),
+    (
+        find_spec("tritonclient"),
+        "tritonclient: nobody else's client asked /v2 (pip install 'tritonclient[http,grpc]')",
+    ),
     (DATA.is_dir(), "real pictures, models and series: none at ../shared/data"),
 ]
 

@@ -42,7 +42,7 @@ _MESSAGES = {
     "bytes_contents *bytes 8",
 }
 _SCALARS = {"bool", "string", "bytes", "int32", "int64", "uint32", "uint64", "float", "double"}
-METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+METHODS = tuple(name.removesuffix("Request") for name in _MESSAGES if name.endswith("Request"))
 
 
 def describe() -> FileDescriptorProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -13,12 +14,12 @@ from edge_gateway.engines.engine import EngineFailed, Tensor
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.web.datatypes import NAMES, BadTensor, from_bytes, from_json, one_element, to_bytes
 from edge_gateway.web.door import is_welcome
-from edge_gateway.web.grpc_messages import METHODS, SERVICE, message
+from edge_gateway.web.grpc_messages import SERVICE, message
 from edge_gateway.web.raw_inference import RawInference, UnknownModel
 from edge_gateway.web.room import Full, Room
-from edge_gateway.web.signature import BadRequest, Signature
+from edge_gateway.web.signature import FRAME_BYTES, BadRequest, Signature
 from millrace.images import BadPicture
-from millrace.listening import AddressTaken
+from millrace.listening import AddressTaken, listen
 
 END_S = 1.0
 _CODES: dict[type[Exception], grpc.StatusCode] = {
@@ -48,21 +49,32 @@ class GrpcService:
     def __init__(
         self, settings: GatewaySettings, port: int, token: str | None, inference: RawInference, room: Room
     ) -> None:
+        """Say who has the port, if somebody has. Errors: AddressTaken."""
+        listen(settings.http.host, port).close()
         self._http, self._port, self._token = settings.http, port, token
         self._inference, self._room = inference, room
         self._max_bytes = min(
             self._http.max_bodies_bytes,
-            max((signature.max_bytes(settings.max_payload_bytes) for signature in inference.signatures()), default=0),
+            max([FRAME_BYTES, *(one.max_bytes(settings.max_payload_bytes) for one in inference.signatures())]),
         )
 
     async def __aenter__(self) -> GrpcService:
         """Listen and serve. Errors: AddressTaken."""
         options = [("grpc.max_receive_message_length", self._max_bytes), ("grpc.so_reuseport", 0)]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._http.max_requests)
-        handlers = {name: self._handler(name) for name in METHODS}
+        methods: dict[str, Method] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._infer,
+        }
+        handlers = {name: self._handler(name, method) for name, method in methods.items()}
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
         try:
-            self._server.add_insecure_port(f"{self._http.host}:{self._port}")
+            host = f"[{self._http.host}]" if ":" in self._http.host else self._http.host
+            self._server.add_insecure_port(f"{host}:{self._port}")
         except RuntimeError as error:
             raise AddressTaken(
                 f"cannot listen on {self._http.host} port {self._port} (http.grpc_port): {error}"
@@ -76,16 +88,7 @@ class GrpcService:
         """End; who waits for an answer gets it if it comes soon."""
         await self._server.stop(END_S)
 
-    def _handler(self, name: str) -> Any:
-        method: Method = {
-            "ServerLive": self._live,
-            "ServerReady": self._ready,
-            "ModelReady": self._model_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._infer,
-        }[name]
-
+    def _handler(self, name: str, method: Method) -> Any:
         async def serve(request: Any, context: Any) -> Any:
             shown = dict(context.invocation_metadata() or ()).get("authorization", "")
             if not is_welcome(self._token, str(shown)):
@@ -107,8 +110,10 @@ class GrpcService:
         return message("ServerReadyResponse")(ready=self._inference.is_ready())
 
     async def _model_ready(self, request: Any) -> Any:
-        self._inference.find(request.name, request.version or None)
-        return message("ModelReadyResponse")(ready=self._inference.is_ready())
+        with suppress(UnknownModel):  # one that is not here is not ready
+            self._inference.find(request.name, request.version or None)
+            return message("ModelReadyResponse")(ready=self._inference.is_ready())
+        return message("ModelReadyResponse")(ready=False)
 
     async def _server_metadata(self, _request: Any) -> Any:
         return message("ServerMetadataResponse")(**self._inference.metadata())
@@ -124,7 +129,7 @@ class GrpcService:
             given = await asyncio.to_thread(_given, request, signature)
             places = [signature.output(one.name) for one in request.outputs] or range(len(signature.outputs))
             until_s = asyncio.get_running_loop().time() + self._http.predict_timeout_s
-            tensors = await self._inference.infer(place, given, until_s)
+            tensors = await self._inference.infer(place, signature, given, until_s)
         answer = message("ModelInferResponse")(
             model_name=signature.name, model_version=signature.version, id=request.id
         )

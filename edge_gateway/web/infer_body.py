@@ -98,7 +98,7 @@ def _given(said: dict[str, Any], binary: memoryview, signature: Signature) -> Te
     if size is None and len(binary):
         raise BadRequest(f"{len(binary)} bytes of binary data belong to no input: binary_data_size is missing")
     if size is not None and (type(size) is not int or size != len(binary)):
-        raise BadRequest(f"binary_data_size is {size}, and {len(binary)} bytes of binary data came")
+        raise BadRequest(f"binary_data_size is {size!r:.40}, and {len(binary)} bytes of binary data came")
     if (size is None) == ("data" not in said):
         raise BadRequest("an input has either data, or binary_data_size and binary data")
     try:

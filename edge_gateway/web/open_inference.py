@@ -67,7 +67,7 @@ class OpenInference:
             until_s = asyncio.get_running_loop().time() + self._patience_s
             try:
                 asked = await asyncio.to_thread(infer_body.read, body, _json_bytes(request), signature)
-                tensors = await self._inference.infer(place, asked.given, until_s)
+                tensors = await self._inference.infer(place, signature, asked.given, until_s)
                 answer, json_bytes = await asyncio.to_thread(infer_body.write, signature, asked, tensors)
             except (BadRequest, BadPicture, BadTensor) as error:
                 raise HTTPException(400, str(error)) from None

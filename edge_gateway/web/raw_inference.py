@@ -8,9 +8,9 @@ from functools import partial
 
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.metrics import Metrics
-from edge_gateway.models import Models
+from edge_gateway.models import Models, Replaced
 from edge_gateway.pipeline import Workers
-from edge_gateway.web.room import Share
+from edge_gateway.web.room import Full, Share
 from edge_gateway.web.signature import Signature, signature_of
 from millrace import __version__
 
@@ -57,13 +57,19 @@ class RawInference:
         _, place, signature = max(found, key=lambda one: one[:2])
         return -place, signature
 
-    async def infer(self, place: int, given: Tensor | bytes, until_s: float) -> tuple[Tensor, ...]:
-        """Return all outputs of a model for a tensor or a picture.
+    async def infer(
+        self, place: int, signature: Signature, given: Tensor | bytes, until_s: float
+    ) -> tuple[Tensor, ...]:
+        """Return all outputs of the model at a place for a tensor or a picture that fits its signature.
 
         Errors: Full, TimeoutError at that time of the loop, BadPicture, EngineFailed.
         """
-        begun = await self._share.begin(partial(self._workers.ask, place, given), until_s)
-        async with asyncio.timeout_at(until_s):
-            tensors = await asyncio.wrap_future(begun)
-        self._metrics.raw_inferences.labels(self._models.describe()[place].bundle.name).inc()
+        name = f"{signature.name}@{signature.version}"
+        begun = await self._share.begin(partial(self._workers.ask, place, name, given), until_s)
+        try:
+            async with asyncio.timeout_at(until_s):
+                tensors = await asyncio.wrap_future(begun)
+        except Replaced as error:
+            raise Full(str(error)) from None
+        self._metrics.raw_inferences.labels(name).inc()
         return tensors

@@ -69,13 +69,17 @@ class Share:
                 await self._free.acquire()
         except TimeoutError:
             raise Full("all places for HTTP in the pipeline stayed taken (http.max_inferences)") from None
-        try:
-            begun = await asyncio.to_thread(start)
-        except BaseException:
-            self._free.release()
-            raise
-        begun.add_done_callback(lambda _: self._give_back(loop))
-        return begun
+
+        def start_and_hold() -> Future[T]:
+            try:
+                begun = start()
+            except BaseException:
+                self._give_back(loop)
+                raise
+            begun.add_done_callback(lambda _: self._give_back(loop))
+            return begun
+
+        return await asyncio.shield(asyncio.to_thread(start_and_hold))  # who hangs up meanwhile stops it no more
 
     def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # the server has ended meanwhile

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import urllib3
 from google.protobuf.json_format import MessageToDict
+from integration import http_page
 from integration.brokers import Address, free_port, wait_until
 from integration.test_gateway import JPEG, MAX_PAYLOAD_BYTES, PNG, Gateway, running
 
@@ -270,6 +271,16 @@ def test_tensors_asked_side_by_side_each_get_their_own_answer(gateway: Gateway, 
     assert len({tuple(one) for one in alone}) > 1
 
 
+def test_the_page_in_docs_is_what_the_gateway_says(gateway: Gateway) -> None:
+    def asked(
+        method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, **more: Any
+    ) -> urllib3.BaseHTTPResponse:
+        return gateway.ask(method, path, body, RIGHT | (headers or {}), **more)
+
+    how = "run: PYTHONPATH=tests python tests/integration/http_page.py"
+    assert http_page.PAGE.read_text(encoding="utf-8") == http_page.page(asked), how
+
+
 # --- the same over gRPC
 
 
@@ -370,5 +381,6 @@ def test_grpc_refuses_what_does_not_fit_in_words(channel: grpc.Channel, tensors:
         refused = refusal(channel, "ModelInfer", **good | fields)
         assert (refused[0], said in refused[1]) == (code, True), refused
     assert refusal(channel, "ServerLive", token="wrong")[0] == "UNAUTHENTICATED"
-    assert refusal(channel, "ModelReady", name="nobody")[0] == "NOT_FOUND"
+    assert refusal(channel, "ModelMetadata", name="nobody")[0] == "NOT_FOUND"
+    assert not call(channel, "ModelReady", name="nobody").ready
     assert call(channel, "ModelInfer", **good).outputs

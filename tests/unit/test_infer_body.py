@@ -135,7 +135,7 @@ WRONG: dict[str, tuple[tuple[bytes, int | None], str]] = {
     "cut short": (body(RAW[:-1], size=24), "binary_data_size is 24, and 23 bytes"),
     "too much": (body(RAW + b"x", size=24), "binary_data_size is 24, and 25 bytes"),
     "a negative size": (body(RAW, size=-24), "binary_data_size is -24"),
-    "a size that is no number": (body(RAW, size="24"), "binary_data_size is 24, and 24"),
+    "a size that is no number": (body(RAW, size="24"), "binary_data_size is '24', and 24"),
     "a size that is true": (body(b"x", size=True), "binary_data_size is True"),
     "the wrong number of bytes": (body(RAW[:20], size=20), "20 bytes; FP32 of shape \\[1, 2, 3\\] has 24"),
     "a length beyond the body": ((b"{}", 3), "Inference-Header-Content-Length is 3, and the body has 2"),

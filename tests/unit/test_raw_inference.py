@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_gateway.engines.engine import Tensor
-from edge_gateway.models import Models
+from edge_gateway.models import Models, Replaced
 from edge_gateway.pipeline import Workers
 from edge_gateway.settings import ModelSettings
 from millrace.images import BadPicture
@@ -24,9 +24,9 @@ class Watched(Models):
 
     threads: set[str]
 
-    def infer_raw(self, place: int, given: Tensor | bytes) -> tuple[Tensor, ...]:
+    def infer_raw(self, place: int, name: str, given: Tensor | bytes) -> tuple[Tensor, ...]:
         self.threads.add(threading.current_thread().name)
-        return super().infer_raw(place, given)
+        return super().infer_raw(place, name, given)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def test_a_model_says_what_goes_in_and_what_comes_out(models: Models) -> None:
 
 
 def test_a_tensor_and_its_picture_give_the_same_on_a_thread_of_the_workers(models: Watched, workers: Workers) -> None:
-    (from_picture,) = workers.ask(0, PICTURE).result(60)
+    (from_picture,) = workers.ask(0, "parts@1", PICTURE).result(60)
     (said,) = models.describe()
     tensor = np.full(said.input.shape, 128, np.uint8)  # this model takes the pixels as they are
-    (from_tensor,) = workers.ask(0, tensor).result(60)
+    (from_tensor,) = workers.ask(0, "parts@1", tensor).result(60)
     assert (from_picture.dtype, from_picture.shape) == (said.outputs[0].dtype, said.outputs[0].shape)
     assert (from_picture == from_tensor).all()
     assert {name.rpartition("_")[0] for name in models.threads} == {"worker"}
@@ -62,4 +62,10 @@ def test_a_tensor_and_its_picture_give_the_same_on_a_thread_of_the_workers(model
 
 def test_what_is_no_picture_is_said_to_who_asked(workers: Workers) -> None:
     with pytest.raises(BadPicture, match="not a JPEG, PNG or WebP"):
-        workers.ask(0, b"hello").result(60)
+        workers.ask(0, "parts@1", b"hello").result(60)
+
+
+def test_who_asks_for_a_model_that_serves_no_more_is_told_so(models: Models, workers: Workers) -> None:
+    tensor = np.zeros(models.describe()[0].input.shape, np.uint8)
+    with pytest.raises(Replaced, match="model parts@0 was replaced meanwhile"):
+        workers.ask(0, "parts@0", tensor).result(60)

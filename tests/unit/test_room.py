@@ -51,10 +51,10 @@ class Gated(Models):
     order: list[str]
     may: threading.Event
 
-    def infer_raw(self, place: int, given: Tensor | bytes) -> tuple[Tensor, ...]:
+    def infer_raw(self, place: int, name: str, given: Tensor | bytes) -> tuple[Tensor, ...]:
         assert self.may.wait(PATIENCE_S)
         self.order.append("http")
-        return super().infer_raw(place, given)
+        return super().infer_raw(place, name, given)
 
     def infer(self, picture: bytes, places: Sequence[int], digest: str | None = None) -> Outcome:
         self.order.append("frame")
@@ -70,7 +70,7 @@ async def flood(share: Share, workers: Workers, models: Gated) -> None:
     """Ask many times at once; a frame comes when HTTP has all the places that it gets."""
     tensor = np.zeros(models.describe()[0].input.shape, np.uint8)
     until_s = asyncio.get_running_loop().time() + PATIENCE_S
-    asked = [asyncio.create_task(share.begin(partial(workers.ask, 0, tensor), until_s)) for _ in range(20)]
+    asked = [asyncio.create_task(share.begin(partial(workers.ask, 0, "parts@1", tensor), until_s)) for _ in range(20)]
     for task in asked[:2]:
         await task
     arrived = frame(models)
@@ -97,6 +97,31 @@ def test_a_place_is_taken_until_the_work_is_done_though_nobody_waits_for_it() ->
         assert await share.begin(lambda: work, loop.time() + PATIENCE_S) is work
         with pytest.raises(Full, match="stayed taken"):
             await share.begin(Future[int], loop.time() + 0.01)
+        work.set_result(1)
+        assert not (await share.begin(Future[int], loop.time() + PATIENCE_S)).done()
+
+    asyncio.run(story())
+
+
+def test_a_caller_who_hangs_up_while_it_begins_leaves_the_place_taken_until_it_is_done() -> None:
+    async def story() -> None:
+        share, work, may = Share(1), Future[int](), threading.Event()
+        loop = asyncio.get_running_loop()
+        begun = threading.Event()
+
+        def start() -> Future[int]:
+            begun.set()
+            assert may.wait(PATIENCE_S)
+            return work
+
+        asked = asyncio.create_task(share.begin(start, loop.time() + PATIENCE_S))
+        assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        may.set()
+        with pytest.raises(Full):
+            await share.begin(Future[int], loop.time() + 0.05)
         work.set_result(1)
         assert not (await share.begin(Future[int], loop.time() + PATIENCE_S)).done()
 
