@@ -21,6 +21,14 @@ def crew() -> Iterator[Crew]:
     crew.close()
 
 
+@pytest.fixture(params=[[1, 1], [1, 2]], ids=["every model has all workers", "one has less"])
+def lone(request: pytest.FixtureRequest) -> Iterator[Crew]:
+    """One thread or two, of which HEAVY has one either way."""
+    crew = Crew(max(request.param), request.param)
+    yield crew
+    crew.close()
+
+
 class Gate:
     """Work that says when it has begun and goes on when it is told to."""
 
@@ -70,31 +78,31 @@ def test_what_may_begin_begins_in_order(crew: Crew) -> None:
     assert said == list(range(100))
 
 
-def test_an_error_is_handed_to_who_waits_and_the_thread_goes_on(crew: Crew) -> None:
+def test_an_error_is_handed_to_who_waits_and_the_thread_goes_on(lone: Crew) -> None:
     def fail() -> None:
         raise LookupError("nothing there")
 
     with pytest.raises(LookupError, match="nothing there"):
-        crew.submit([HEAVY], fail).result(PATIENCE_S)
-    assert crew.submit([HEAVY], lambda: 1).result(PATIENCE_S) == 1
+        lone.submit([HEAVY], fail).result(PATIENCE_S)
+    assert lone.submit([HEAVY], lambda: 1).result(PATIENCE_S) == 1
 
 
-def test_what_nobody_waits_for_any_more_is_not_begun_and_holds_nothing(crew: Crew) -> None:
+def test_what_nobody_waits_for_any_more_is_not_begun_and_holds_nothing(lone: Crew) -> None:
     gate, given_up = Gate(), Gate()
-    held = crew.submit([HEAVY], gate)
-    future = crew.submit([HEAVY], given_up)
+    held = lone.submit([HEAVY], gate)
+    future = lone.submit([HEAVY], given_up)
     assert future.cancel()
     gate.may_end.set()
     assert held.result(PATIENCE_S) == "done"
-    assert crew.submit([HEAVY], lambda: 1).result(PATIENCE_S) == 1
+    assert lone.submit([HEAVY], lambda: 1).result(PATIENCE_S) == 1
     assert not given_up.begun.is_set()
 
 
-def test_a_crew_that_ends_finishes_what_is_under_way_and_begins_nothing(crew: Crew) -> None:
+def test_a_crew_that_ends_finishes_what_is_under_way_and_begins_nothing(lone: Crew) -> None:
     gate, never = Gate(), Gate()
-    held, waiting = crew.submit([HEAVY], gate), crew.submit([HEAVY], never)
+    held, waiting = lone.submit([HEAVY], gate), lone.submit([HEAVY], never)
     assert gate.begun.wait(PATIENCE_S)
-    crew.close()
+    lone.close()
     gate.may_end.set()
     assert held.result(PATIENCE_S) == "done"
     assert waiting.cancelled()
