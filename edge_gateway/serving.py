@@ -17,6 +17,8 @@ from edge_gateway.settings import AcceleratorSettings, ModelSettings
 from millrace import heap, jsontext
 from millrace.clock import SystemClock
 
+GOLDEN_PICTURES = 4
+"""So many of a bundle's golden pictures are asked of an accelerator, again and again; more would hold frames up."""
 _ELSEWHERE = {"bundle", "name", "channels", "workers_ratio"}
 """Settings that decide no answer."""
 
@@ -55,6 +57,8 @@ class Serving:
             for choice in islice(cycle(self.plan.choices), engines):
                 time.sleep(pause_s if self._idle else 0.0)
                 self._idle.append(load(bundle, choice, self.guard, settings, max_pixels))
+            tensor = self._idle[0].preparation.tensor
+            self.guard.begin([tensor(picture) for _, picture in bundle.golden[:GOLDEN_PICTURES]])
         except EngineFailed:
             for loaded in self._idle:
                 loaded.engine.close()

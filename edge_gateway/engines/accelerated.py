@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_gateway.engines.engine import Engine, Tensor, TensorInfo
-from edge_gateway.engines.golden import Golden, golden
+from edge_gateway.engines.golden import Golden
 from edge_gateway.engines.isolated import Deadlines, IsolatedEngine, IsolatedFailed
 from edge_gateway.engines.standby import Pauses, Reason, Standby, State
 from millrace.clock import Clock
@@ -54,17 +54,11 @@ class Served:
 class Accelerator:
     """One model on one accelerator, shared by all workers; a thread of its own opens it, watches it, tries it again."""
 
-    def __init__(
-        self, opening: Callable[[], Engine], twin: Engine, model: str, accelerator: str, care: Care, clock: Clock
-    ) -> None:
-        """Take how to open it (a function that can be pickled) and the twin that knows the right answers.
-
-        Returns before the accelerator is open: until it has given the golden answers, twins serve. Errors: EngineFailed
-        if the twin breaks.
-        """
+    def __init__(self, opening: Callable[[], Engine], model: str, accelerator: str, care: Care, clock: Clock) -> None:
+        """Take how to open it: a function that can be pickled. Twins serve until some time after `begin`."""
         self._model, self._accelerator, self._care, self._clock = model, accelerator, care, clock
-        self._infos = (twin.input, *twin.outputs)
-        self._golden: Golden = golden(twin, care.tolerance_ratio)
+        self._golden: Golden
+        self._infos: tuple[TensorInfo, ...]
         self._engine = IsolatedEngine(opening, model, care.deadlines)
         self._turn = threading.Lock()
         """Held while the accelerator, in service, is asked."""
@@ -78,6 +72,10 @@ class Accelerator:
         self._users, self._count = 0, threading.Lock()
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name=f"accelerator-{model}", daemon=True)
+
+    def begin(self, known: Golden, infos: tuple[TensorInfo, ...]) -> None:
+        """Have it opened and tried from now on, by a thread of its own; `infos` are its twin's input and outputs."""
+        self._golden, self._infos = known, infos
         self._keeper.start()
 
     def beside(self, twin: Engine) -> Engine:

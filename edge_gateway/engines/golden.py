@@ -43,13 +43,13 @@ class Golden:
         return ""
 
 
-def golden(trusted: Engine, tolerance_ratio: float) -> Golden:
-    """Return golden inputs for a model, with the answers of an engine that is trusted.
+def golden(trusted: Engine, tolerance_ratio: float, more: Sequence[Tensor] = ()) -> Golden:
+    """Return golden inputs for a model, derived ones and `more`, with the answers of an engine that is trusted.
 
     Each output may differ by `tolerance_ratio` of the largest value that it has for any golden input, and by two steps
     of its quantization. Errors: EngineFailed.
     """
-    inputs = derived(trusted.input)
+    inputs = (*derived(trusted.input), *more)
     answers = tuple(real(trusted.infer(tensor), trusted.outputs) for tensor in inputs)
     nudged = tuple(real(trusted.infer(_nudged(tensor)), trusted.outputs) for tensor in inputs)
     allowed = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from edge_gateway.bundle import Bundle
 from edge_gateway.engines.accelerated import Accelerator, Care, Served
 from edge_gateway.engines.choice import Plan
-from edge_gateway.engines.engine import Engine
+from edge_gateway.engines.engine import Engine, Tensor
+from edge_gateway.engines.golden import golden
 from edge_gateway.engines.isolated import AskedTwice, Deadlines, IsolatedEngine
 from edge_gateway.engines.opening import Choice, open_engine
 from edge_gateway.engines.standby import Pauses
@@ -26,18 +28,30 @@ class Guard:
         pauses = Pauses(settings.retry_first_s, settings.retry_longest_s)
         self._care = Care(deadlines, pauses, settings.check_every_s, settings.tolerance_ratio)
         self._accelerators: dict[Choice, Accelerator] = {}
+        self._twin: Engine | None = None
 
     def open(self, choice: Choice) -> Engine:
-        """Return an engine for one of the plan's choices. Errors: EngineFailed."""
+        """Return an engine for one of the plan's choices; until `begin` the CPU alone answers. Errors: EngineFailed."""
         twin = self._plan.twin
         if twin is None or self._isolate == "never":
             return self._alone(choice)
-        beside = self._alone(twin)
         if choice not in self._accelerators:
             self._accelerators[choice] = Accelerator(
-                self._opening(choice), beside, self._bundle.name, choice.accelerator, self._care, self._clock
+                self._opening(choice), self._bundle.name, choice.accelerator, self._care, self._clock
             )
-        return self._accelerators[choice].beside(beside)
+        self._twin = self._alone(twin)
+        return self._accelerators[choice].beside(self._twin)
+
+    def begin(self, inputs: Sequence[Tensor]) -> None:
+        """Have the accelerators tried once all engines are open; `inputs` are checked beside derived ones.
+
+        Errors: EngineFailed if the twin breaks.
+        """
+        if self._twin is None:
+            return
+        known = golden(self._twin, self._care.tolerance_ratio, inputs)
+        for accelerator in self._accelerators.values():
+            accelerator.begin(known, (self._twin.input, *self._twin.outputs))
 
     @property
     def doubted(self) -> int:

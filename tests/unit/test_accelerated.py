@@ -16,6 +16,7 @@ from unit.test_isolated import is_gone, process_of, same
 
 from edge_gateway.engines.accelerated import Accelerator, Care
 from edge_gateway.engines.engine import Tensor
+from edge_gateway.engines.golden import golden
 from edge_gateway.engines.isolated import Deadlines
 from edge_gateway.engines.standby import Pauses, Reason, State
 from millrace.clock import SystemClock
@@ -40,8 +41,9 @@ class Counting(Odd):
 
 @contextmanager
 def accelerator(what: str = "", after: int = 0, file: Path | None = None, care: Care = CARE) -> Iterator[Accelerator]:
-    found = Accelerator(opening(what, after, file), Odd(), "odd@1", "a box", care, SystemClock())
+    found = Accelerator(opening(what, after, file), "odd@1", "a box", care, SystemClock())
     with closing(found.beside(Odd())):
+        found.begin(golden(Odd(), care.tolerance_ratio), (Odd.input, *Odd.outputs))
         yield found
     wait_until(lambda: not found._keeper.is_alive(), "its process has ended")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from edge_gateway.engines.isolated import AskedTwice
 from edge_gateway.engines.standby import State
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Workers
+from edge_gateway.serving import GOLDEN_PICTURES
 from edge_gateway.settings import AcceleratorSettings, DelegateSettings, ModelSettings
 from millrace_models import bundle_path
 
@@ -47,9 +50,11 @@ def said(outcome: Outcome) -> tuple[str, float]:
 
 
 @contextmanager
-def on_delegate(library: Path, care: AcceleratorSettings = CARE, **options: str) -> Iterator[Models]:
+def on_delegate(
+    library: Path, care: AcceleratorSettings = CARE, bundle: Path = PARTS, **options: str
+) -> Iterator[Models]:
     delegate = DelegateSettings(library=str(library), options=options)
-    models = Models([ModelSettings(bundle=PARTS, delegates=[delegate])], MAX_PIXELS, 2, 1 << 20, care)
+    models = Models([ModelSettings(bundle=bundle, delegates=[delegate])], MAX_PIXELS, 2, 1 << 20, care)
     yield models
     models._serving[0].retire()
 
@@ -112,6 +117,22 @@ def test_a_delegate_that_begins_to_lie_is_found_by_the_next_golden_check(library
     with on_delegate(library, often, mode=mode, after=str(GOLDEN)) as models:
         is_in(models, State.FAILED)
         assert only(models).fallbacks == {"mismatch": 1}
+
+
+def test_a_bundles_own_golden_pictures_are_asked_of_the_cpu_at_the_start_and_then_of_the_delegate(
+    library: Path, tmp_path: Path
+) -> None:
+    bundle, cpu = shutil.copytree(PARTS, tmp_path / "parts"), Models([ModelSettings(bundle=PARTS)], MAX_PIXELS)
+    own = pictures()[:6]
+    for number, one in enumerate(own):
+        (bundle / f"{number}.png").write_bytes(one)
+    labels = [{"file": f"{number}.png", "label": said(cpu.infer(one, [0]))[0]} for number, one in enumerate(own)]
+    (bundle / "manifest.yaml").write_text((PARTS / "manifest.yaml").read_text() + f"golden: {json.dumps(labels)}\n")
+    with on_delegate(library, ONCE, bundle, mode="nonsense") as models:
+        is_in(models, State.FAILED)
+        assert only(models).fallbacks == {"mismatch": 1}
+        (accelerator,) = models._serving[0].guard._accelerators.values()
+        assert len(accelerator._golden.inputs) == GOLDEN + GOLDEN_PICTURES
 
 
 def test_what_a_lying_delegate_said_is_in_doubt_and_not_remembered(library: Path, tmp_path: Path) -> None:

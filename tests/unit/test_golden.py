@@ -36,6 +36,15 @@ def test_an_engine_that_repeats_one_answer_for_ever_is_found(place: int) -> None
     assert "away from its twin's" in said_of(lambda given: stale)
 
 
+def test_inputs_of_a_bundle_are_asked_beside_the_derived_ones() -> None:
+    own = np.full(GIVEN.shape, 3, np.float32)
+    known = golden(Odd(), 0.1, [own])
+    assert [len(known.inputs), len(known.answers)] == [3, 3]
+    assert known.inputs[2] is own
+    assert known.mismatch(2, Odd().infer(own), Odd.outputs) == ""
+    assert "for golden input 2" in known.mismatch(2, Odd().infer(own + 1), Odd.outputs)
+
+
 def test_an_answer_that_is_no_number_is_no_match() -> None:
     assert "away from its twin's" in said_of(Odd("no number").infer)
 
