@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from edge_gateway.admission import Arrived, Outcome
@@ -20,6 +20,7 @@ from millrace import clock, events, images
 from millrace.blobs import BadFolder
 from millrace.entries import Draft, Lane
 
+POLICIES_KEPT = 1024
 KEEP_RESULT_DROP_FRAME = "keep_result_drop_frame: the store is above store.high_water_ratio"
 
 
@@ -37,6 +38,7 @@ class Accepting:
     ) -> None:
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
         self._own, self._quarantine = own, quarantine
+        self._policy = lru_cache(POLICIES_KEPT)(settings.policy)
 
     def accept(self, item: Arrived, event: events.Event, stream: Stream, work: Work) -> None:
         """Count the event as taken in its stream, write what it becomes and remember the answer."""
@@ -51,7 +53,7 @@ class Accepting:
             position = self._append(Lane.RESULT, event)
             self._store.remember(stream, event.key.seq, Answer(position, 0, item.remembered_as))
             return
-        if self._settings.policy(item.device, str(item.topic.channel)).readings == "all":
+        if self._policy(item.device, str(item.topic.channel)).readings == "all":
             lane = Lane.BULK
         else:
             lane = Lane.LOCAL
@@ -81,7 +83,7 @@ class Accepting:
             self._store.remember(stream, key.seq, Answer(0, 0, item.remembered_as))
             work.leave_unanswered(item, outcome.malformed)
             return
-        policy = self._settings.policy(item.device, channel)
+        policy = self._policy(item.device, channel)
         decisions = [decide(prediction.score, limit, policy) for prediction, limit, _ in outcome.predictions]
         defect = any(prediction.defect for prediction, _, _ in outcome.predictions)
         datas = self._results(item, event, outcome, decisions, work)

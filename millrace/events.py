@@ -222,8 +222,9 @@ def decode_json(payload: bytes, max_bytes: int = 1 << 20) -> Event:
 
 def from_json(value: Mapping[str, Any]) -> Event:
     """Return the event of an already parsed structured-mode object; MalformedEvent if it is none."""
-    attributes = {name: member for name, member in value.items() if name != "data"}
-    return from_attributes(attributes, value.get("data"))
+    attributes = dict(value)
+    data = attributes.pop("data", None)
+    return from_attributes(attributes, data)
 
 
 def decode_frame(payload: bytes, properties: Iterable[tuple[str, str]] = ()) -> Event | None:
