@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import answers, footprint, frame_path, frames, hearing, readings, runtimes, store, wear
+from bench import answers, footprint, frame_path, frames, hearing, readings, runtimes, store, uplink, wear
 from bench.measures import BUILD, Measure, table
 from bench.models import main_model
 from bench.native import LeftOut
@@ -121,6 +121,7 @@ ROWS: dict[str, Row] = {
     "footprint": _footprint,
     "wear": lambda home, profile, _left_out: wear.measures(home, profile),
     "hearing": _hearing,
+    "uplink": lambda home, _profile, _left_out: uplink.measures(home),
     "embedded": _embedded,
 }
 
