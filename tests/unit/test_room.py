@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -124,6 +124,24 @@ def test_a_caller_who_hangs_up_while_it_begins_leaves_the_place_taken_until_it_i
             await share.begin(Future[int], loop.time() + 0.05)
         work.set_result(1)
         assert not (await share.begin(Future[int], loop.time() + PATIENCE_S)).done()
+
+    asyncio.run(story())
+
+
+def test_a_caller_who_hangs_up_before_a_thread_was_free_takes_no_place_with_him() -> None:
+    async def story() -> None:
+        loop, may = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = asyncio.create_task(asyncio.to_thread(may.wait, PATIENCE_S))
+        share, work = Share(1), Future[int]()
+        asked = asyncio.create_task(share.begin(lambda: work, loop.time() + PATIENCE_S))
+        for _ in range(10):  # until it waits for the thread
+            await asyncio.sleep(0)
+        asked.cancel()
+        may.set()
+        assert await busy
+        work.set_result(1)
+        assert not (await share.begin(Future[int], loop.time() + 10)).done()
 
     asyncio.run(story())
 
