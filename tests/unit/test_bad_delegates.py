@@ -82,17 +82,17 @@ def test_each_frame_is_answered_once_and_rightly_when_a_delegate_fails_between_t
 ) -> None:
     ill, frames = tmp_path / "ill", pictures()
     cpu = Models([ModelSettings(bundle=PARTS)], MAX_PIXELS)
-    right = [cpu.infer_raw(0, one)[0].tolist() for one in frames]
+    right = [cpu.infer_raw(0, "parts@1", one)[0].tolist() for one in frames]
     with on_delegate(library, mode=mode, **{"while": str(ill)}) as models, closing(Workers(models, 2)) as workers:
         is_in(models, State.SERVING)
-        assert [workers.ask(0, one).result()[0].tolist() for one in frames[:3]] == right[:3]
+        assert [workers.ask(0, "parts@1", one).result()[0].tolist() for one in frames[:3]] == right[:3]
         ill.touch()
-        asked = [workers.ask(0, one) for one in frames[3:]]
+        asked = [workers.ask(0, "parts@1", one) for one in frames[3:]]
         assert [future.result()[0].tolist() for future in asked] == right[3:]
         assert (only(models).state, only(models).fallbacks) == (State.FAILED, {reason: 1})
         ill.unlink()
         is_in(models, State.SERVING)
-        assert models.infer_raw(0, frames[0])[0].tolist() == right[0]
+        assert models.infer_raw(0, "parts@1", frames[0])[0].tolist() == right[0]
 
 
 @pytest.mark.parametrize(
