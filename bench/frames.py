@@ -80,7 +80,7 @@ def measures(home: Path, profile: Profile, bench: Bench, left_out: list[str]) ->
         )
         found = _against_limit(bench, limits, turns)
         found += [
-            ratio_at_least("the same frames/s", peer.name, [turn.per_s for turn in turns], paces, peer.bar)
+            ratio_at_least("frames/s beside another system", peer.name, [turn.per_s for turn in turns], paces, peer.bar)
             for peer, paces in zip(peers, others, strict=True)
         ]
         for peer in peers:
@@ -170,4 +170,4 @@ def _paced(line: Line, profile: Profile, full_per_s: float) -> list[Measure]:
         cuts = statistics.quantiles(flow.latencies_ms, n=100)
         p50s.append(cuts[49])
         p99s.append(cuts[98])
-    return [ratio_at_most("p99 ms at half of these frames/s, evenly paced", "its p50", p99s, p50s, 3)]
+    return [ratio_at_most("p99 ms at half of our frames/s, evenly paced", "its p50", p99s, p50s, 3)]

@@ -102,14 +102,16 @@ def interleaved(rounds: int, *sides: Callable[[], T]) -> list[list[T]]:
 def table(measures: Sequence[Measure]) -> str:
     """Return the measures as lines of text."""
     width = max(len(measure.measure) for measure in measures)
-    lines = [f"{'measure':{width}}  {'value':>12}  {'against':>12}  {'judged':>9}  {'spread':>15}  {'bar':>9}  ok"]
+    head = f"{'measure':{width}}  {'value':>12}  {'against':>12}  {'judged':>9}  {'spread':>15}  {'bar':>9}"
+    lines = [f"{head}  ok   against what"]
     for m in measures:
         against = "" if m.against is None else f"{m.against:,.3f}"
         judged = "" if m.judged is None else f"{m.judged:,.3f}"
         spread = "" if m.spread is None else f"{m.spread[0]:.3f}..{m.spread[1]:.3f}"
         ok = "" if not m.bar else "yes" if m.ok else "NO"
         lines.append(
-            f"{m.measure:{width}}  {m.value:>12,.3f}  {against:>12}  {judged:>9}  {spread:>15}  {m.bar:>9}  {ok}"
+            f"{m.measure:{width}}  {m.value:>12,.3f}  {against:>12}  {judged:>9}  {spread:>15}  {m.bar:>9}"
+            f"  {ok:3}  {m.what}".rstrip()
         )
     return "\n".join(lines)
 

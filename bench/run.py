@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import answers, footprint, frame_path, frames, hearing, readings, runtimes, store, uplink, wear
+from bench import answers, footprint, frame_path, frames, hearing, readings, runtimes, store, swap, uplink, wear
 from bench.measures import BUILD, Measure, table
 from bench.models import main_model
 from bench.native import LeftOut
@@ -101,6 +101,11 @@ def _runtimes(home: Path, profile: Profile, left_out: list[str]) -> list[Measure
     return runtimes.measures(home, profile, left_out)
 
 
+def _swap(home: Path, profile: Profile, _left_out: list[str]) -> list[Measure]:
+    _need_mosquitto()
+    return swap.measures(home, profile, main_model(home))
+
+
 def _footprint(home: Path, profile: Profile, _left_out: list[str]) -> list[Measure]:
     home.mkdir()
     return footprint.gateway(home, profile, main_model(home), best_broker()) + footprint.measures(home)
@@ -116,6 +121,7 @@ ROWS: dict[str, Row] = {
     "path": lambda _home, profile, _left_out: frame_path.measures(profile),
     "readings": _readings,
     "store": store.measures,
+    "swap": _swap,
     "runtimes": _runtimes,
     "answers": lambda _home, _profile, _left_out: answers.measures(),
     "footprint": _footprint,

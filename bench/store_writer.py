@@ -71,7 +71,7 @@ def raw(folder: Path, groups: int) -> dict[str, float]:
         if "sqlite_" not in statement:
             here.execute(statement)
     insert = {
-        name: f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(found[0]))})"
+        name: f"INSERT {'' if name in EACH_ROW else 'OR REPLACE '}INTO {name} VALUES ({', '.join('?' * len(found[0]))})"
         for name, found in (rows | few).items()
         if found
     }

@@ -14,7 +14,7 @@ def test_a_ratio_is_of_both_sides_of_one_round_so_that_a_slow_round_hurts_neithe
 def test_a_bar_that_does_not_hold_is_shown_as_no() -> None:
     found = [ratio_at_most("cpu", "bare", [2.0], [1.0], 1.1), excess_at_most("ms", "bare", [9.0], [5.0], 2.5)]
     assert [measure.ok for measure in found] == [False, False]
-    assert [line.split()[-1] for line in table(found).splitlines()[1:]] == ["NO", "NO"]
+    assert [line.split()[-2:] for line in table(found).splitlines()[1:]] == [["NO", "bare"], ["NO", "bare"]]
 
 
 def test_what_has_no_bar_is_told_and_judged_by_none() -> None:
