@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from millrace import __version__
+from millrace import __version__, heap
 from millrace.blobs import StorageFailed
 from millrace.database import Damaged, Locked, NewerSchema
 from millrace.listening import AddressTaken
@@ -136,6 +136,7 @@ def become_owner(path: Path, command: str) -> None:
 
 def main() -> None:
     """Run the command and turn the errors that have a meaning into their exit codes."""
+    heap.share()
     try:
         cli(standalone_mode=True)
     except ConfigError as error:

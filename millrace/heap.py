@@ -1,4 +1,4 @@
-"""Memory does not grow with the hours: few arenas, no rings of garbage, and what is free goes back to the system."""
+"""Memory does not grow with the hours: one arena, no rings of garbage, and what is free goes back to the system."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 EVERY_S = 60.0
-ARENAS = 2
+ARENAS = 1
 _M_ARENA_MAX = -8  # malloc.h
 
 
 def share() -> None:
-    """Have all threads share a few of glibc's arenas, called before they start.
+    """Have all threads share one of glibc's arenas, called before any starts: an arena once made stays.
 
     With one for nearly each thread, what they hand to each other lies scattered, and more and more lies free between.
     """

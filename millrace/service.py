@@ -93,7 +93,6 @@ def run(actors: Sequence[Actor], clock: Clock, *, ready: threading.Event | None 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, obey)
-    heap.share()
     for actor in actors:
         actor._thread = threading.Thread(target=body, args=(actor,), name=actor.name, daemon=True)
         actor._thread.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from device_agent.app import assemble
 from device_agent.settings import AgentSettings
+from millrace import heap
 from millrace.clock import SystemClock
 from millrace.service import run, set_up_logging
 from millrace.settings import load
@@ -17,6 +18,7 @@ from millrace.settings import load
 
 def main(files: list[str]) -> None:
     """Run a device for each settings file until a signal, or until the first of their actors ends."""
+    heap.share()
     set_up_logging("info")
     time = SystemClock()
     devices = [assemble(load(Path(file), AgentSettings), time) for file in files]

@@ -12,7 +12,7 @@ import weakref
 import pytest
 from unit.fake_clock import FakeClock
 
-from millrace import heap, service
+from millrace import cli, heap, service
 
 _FREE_ALL_BUT_THE_LAST = """
 from pathlib import Path
@@ -59,9 +59,17 @@ def test_what_lies_free_below_a_piece_in_use_goes_back() -> None:
 
 
 @GLIBC_ONLY
-def test_many_threads_share_a_few_arenas() -> None:
+def test_many_threads_share_an_arena() -> None:
     done = subprocess.run([sys.executable, "-c", _TWENTY_THREADS_AT_ONCE], capture_output=True, text=True, check=True)
-    assert 1 <= done.stdout.count("<heap nr=") <= heap.ARENAS
+    assert done.stdout.count("<heap nr=") == heap.ARENAS
+
+
+def test_each_program_shares_it_from_its_first_line_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(heap, "share", lambda: called.append("share"))
+    monkeypatch.setattr(cli, "cli", lambda standalone_mode: called.append("command"))
+    cli.main()
+    assert called == ["share", "command"]
 
 
 def test_what_only_itself_holds_goes_too() -> None:
