@@ -1,4 +1,4 @@
-"""Memory does not grow with the hours: one arena, no rings of garbage, and what is free goes back to the system."""
+"""Memory grows little with the hours: one arena, no rings of garbage, and what is free goes back to the system."""
 
 from __future__ import annotations
 
