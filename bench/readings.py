@@ -57,12 +57,11 @@ def measures(home: Path, profile: Profile) -> list[Measure]:
     for slow, at_least_per_s in ((False, 20_000), (True, 12_000)):
         environment = native.slow_disk() if slow else {}
         here = home / ("slow" if slow else "fast")
-        with private_broker(here / "broker", "mosquitto") as (port, _):
-            ours, bare = interleaved(
-                profile.rounds,
-                partial(_ours, here, port, publisher, profile.readings, environment),
-                partial(_bare, here, port, publisher, profile.readings, environment),
-            )
+        ours, bare = interleaved(
+            profile.rounds,
+            partial(_ours, here, publisher, profile.readings, environment),
+            partial(_bare, here, publisher, profile.readings, environment),
+        )
         rates = [[turn.per_s for turn in turns] for turns in (ours, bare)]
         label = f"readings/s durable, one value in an envelope of {size} bytes"
         label += f", {native.SYNC_DELAY_MS} ms added to each sync" if slow else ""
@@ -75,18 +74,24 @@ def measures(home: Path, profile: Profile) -> list[Measure]:
     return found
 
 
-def _ours(home: Path, port: int, publisher: Path, count: int, environment: Mapping[str, str]) -> Turn:
+def _ours(home: Path, publisher: Path, count: int, environment: Mapping[str, str]) -> Turn:
     number = next(EPOCHS)
     folder = home / f"gateway-{number}"
     settings = {"limits": {"device_events_s": 1e6}, "workers": 1}
-    with private_gateway(folder, port, settings, environment) as pid:
+    with (
+        private_broker(home / f"broker-{number}", "mosquitto") as (port, _),  # an old one keeps what others were sent
+        private_gateway(folder, port, settings, environment) as pid,
+    ):
         return _turn(pid, folder / "state" / "gateway.db", COMMITTED_GATEWAY, port, publisher, count, number)
 
 
-def _bare(home: Path, port: int, publisher: Path, count: int, environment: Mapping[str, str]) -> Turn:
+def _bare(home: Path, publisher: Path, count: int, environment: Mapping[str, str]) -> Turn:
     number = next(EPOCHS)
     database = home / f"bare-{number}.db"
-    with _process([sys.executable, str(BARE), str(port), TOPIC, str(database)], environment) as pid:
+    with (
+        private_broker(home / f"broker-{number}", "mosquitto") as (port, _),
+        _process([sys.executable, str(BARE), str(port), TOPIC, str(database)], environment) as pid,
+    ):
         return _turn(pid, database, COMMITTED_BARE, port, publisher, count, number)
 
 

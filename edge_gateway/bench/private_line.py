@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from millrace import jsontext, topics
 from millrace.demo.ports import free_port
 from millrace.demo.stage import BrokerKind, Program, StageFailed, wait_until
+from millrace.inbox import Delivery, Inbox
+from millrace.mqtt import Connection
+from millrace.settings import BrokerSettings
 
 START_TIMEOUT_S = 60.0
+GATEWAY = "bench"
 _MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin")
 
 
@@ -46,7 +52,7 @@ def private_gateway(
     """Run a gateway at the broker on `port`, with these settings besides; give its process. Errors: StageFailed."""
     home.mkdir(parents=True)
     own = {
-        "gateway": "bench",
+        "gateway": GATEWAY,
         "state_dir": str(home / "state"),
         "broker": {"port": port},
         "uplink": "none",
@@ -57,8 +63,40 @@ def private_gateway(
     (home / "gateway.yaml").write_text(yaml.safe_dump({**own, **settings}), encoding="utf-8")
     program = Program("gateway", ["gateway", "--config", str(home / "gateway.yaml")], home)
     with running(program, environment):
-        await_start(program, lambda: "broker_connected" in program.log.read_text(errors="replace"), "connects")
+        with _heard_online(port) as is_online:
+            await_start(program, is_online, "says that it is online")
         yield program.pid
+
+
+@contextmanager
+def _heard_online(port: int) -> Iterator[Callable[[], bool]]:
+    """Give what says whether a gateway is online; it says so after it has subscribed, so nothing is sent too early."""
+    inbox, status = Inbox(), topics.topic(topics.DEFAULT_PREFIX, topics.Kind.GATEWAY_STATUS, GATEWAY)
+    connection = Connection(
+        BrokerSettings(port=port),
+        "millrace-bench-watch",
+        None,
+        [status],
+        persistent=False,
+        max_payload_bytes=1 << 20,
+        inbox=inbox,
+    )
+    thread = threading.Thread(target=connection.run, name="bench-watch", daemon=True)
+    thread.start()
+
+    def is_online() -> bool:
+        arrival = inbox.get(0.02)
+        if not isinstance(arrival, Delivery):
+            return False
+        arrival.ack()
+        said = jsontext.parse(arrival.payload)
+        return isinstance(said, dict) and said.get("state") == "online"
+
+    try:
+        yield is_online
+    finally:
+        connection.interrupt()
+        thread.join(5)
 
 
 @contextmanager
@@ -71,12 +109,12 @@ def running(program: Program, environment: Mapping[str, str] | None = None) -> I
         program.stop()
 
 
-def await_start(program: Program, has_started: Any, what: str) -> None:
+def await_start(program: Program, has_started: Callable[[], bool], what: str) -> None:
     """Wait until a program has started. Errors: StageFailed, with its last words."""
 
     def is_over() -> bool:
         program.check()
-        return bool(has_started())
+        return has_started()
 
     if not wait_until(is_over, START_TIMEOUT_S, 0.02):
         raise StageFailed(f"waited {START_TIMEOUT_S:g} s until {program.name} {what}; it said:\n{program.last_words()}")

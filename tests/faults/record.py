@@ -62,6 +62,7 @@ DURABLE_PATH = (
     "edge_gateway/bad_folders.py",
     "edge_gateway/commit.py",
     "edge_gateway/company.py",
+    "edge_gateway/crew.py",
     "edge_gateway/intake.py",
     "edge_gateway/overflow.py",
     "edge_gateway/own_events.py",

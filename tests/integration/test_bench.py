@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.brokers import skip_without_mosquitto, start_mosquitto
+from integration.brokers import skip_without_mosquitto
 
 from bench import native, readings
 
@@ -52,8 +52,7 @@ def column(database: Path, sql: str) -> list[Any]:
 
 
 def test_each_reading_of_the_publisher_is_in_the_bare_receivers_database_once(tmp_path: Path, publisher: Path) -> None:
-    with start_mosquitto(tmp_path / "broker") as broker:
-        assert readings._bare(tmp_path, broker.port, publisher, 700, {}).per_s > 0
+    assert readings._bare(tmp_path, publisher, 700, {}).per_s > 0
     (database,) = tmp_path.glob("bare-*.db")
     ids = column(database, "SELECT id FROM reading ORDER BY position")
     epoch = ids[0].rpartition("-")[0]
@@ -63,8 +62,7 @@ def test_each_reading_of_the_publisher_is_in_the_bare_receivers_database_once(tm
 def test_the_gateway_takes_what_the_publisher_sends_as_readings_with_their_keys(
     tmp_path: Path, publisher: Path
 ) -> None:
-    with start_mosquitto(tmp_path / "broker") as broker:
-        assert readings._ours(tmp_path, broker.port, publisher, 700, {}).per_s > 0
+    assert readings._ours(tmp_path, publisher, 700, {}).per_s > 0
     (database,) = tmp_path.glob("gateway-*/state/gateway.db")
     sql = "SELECT seq FROM entry WHERE epoch LIKE 'bench%' ORDER BY position"
     assert column(database, sql) == list(range(1, 701))

@@ -129,6 +129,7 @@ def _variants(claim: Claim) -> tuple[str, ...]:
 BESIDE_THE_PATH = {
     *(f"{room}/settings.py" for room in ("cloud_sync", "device_agent", "edge_gateway", "millrace")),
     "device_agent/feed.py",
+    "edge_gateway/engines/engine.py",
     "edge_gateway/metrics.py",
     "edge_gateway/models.py",
     "edge_gateway/prediction.py",
