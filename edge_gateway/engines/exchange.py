@@ -19,9 +19,14 @@ from typing import Any
 import numpy as np
 
 from edge_gateway.engines.engine import Tensor, TensorInfo
+from millrace import jsontext
 
 PACKET_BYTES = 64 << 10
 TENSORS_BYTES_MAX = 1 << 30
+SIDES_MAX = 32
+"""NumPy 1 has arrays of no more dimensions."""
+ELEMENTS = {np.dtype(code).str: np.dtype(code) for code in "?bBhHiIqQefd"}
+"""The types of numbers that are shared, by their names."""
 _HEAD = struct.Struct("<BQ")
 _ALIGNED = 64
 
@@ -91,7 +96,8 @@ def described(given: TensorInfo, outputs: tuple[TensorInfo, ...]) -> str:
 def understood(text: str) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
     """Return input and outputs from OPENED's text; BadPacket if they are no tensors that can be shared."""
     try:
-        infos = [_info(*item) for item in json.loads(text)]
+        stated: Any = jsontext.parse(text, PACKET_BYTES)
+        infos = [_info(*item) for item in stated]
         given, *outputs = infos
     except (TypeError, ValueError) as error:
         raise BadPacket(f"no description of tensors: {error}") from None
@@ -132,7 +138,7 @@ def _size_bytes(info: TensorInfo) -> int:
 
 def _info(shape: Any, dtype: Any, scale: Any, zero_point: Any, name: Any) -> TensorInfo:
     sides = tuple(int(side) for side in shape)
-    element = np.dtype(str(dtype))
-    if min(sides, default=1) < 1 or element.kind not in "biuf":
-        raise ValueError(f"a tensor of shape {sides} and type {element}")
+    element = ELEMENTS.get(str(dtype))
+    if element is None or min(sides, default=1) < 1 or len(sides) > SIDES_MAX:
+        raise ValueError(f"a tensor of {len(sides)} sides and type {dtype!s:.20}")
     return TensorInfo(sides, element, float(scale), int(zero_point), str(name))

@@ -29,6 +29,8 @@ FAREWELL_S = 1.0
 """For so long a process may let go of its device when it is not needed any more."""
 KILLED_S = 2.0
 """For so long a killed process may take to be gone before another is started."""
+SAID_CHARACTERS = 500
+"""Of what a process says of its failure so much goes into the log and the status, on one line."""
 _STDERR = 2
 _REASONS = {Word.REFUSED: Reason.REFUSED, Word.RAISED: Reason.RAISED, Word.GARBAGE: Reason.GARBAGE}
 
@@ -37,7 +39,7 @@ class IsolatedFailed(EngineFailed):
     """The engine in its process cannot be used; the next question starts another process."""
 
     def __init__(self, reason: Reason, said: str) -> None:
-        super().__init__(said)
+        super().__init__(" ".join(said.split())[:SAID_CHARACTERS])
         self.reason = reason
 
 
@@ -66,9 +68,14 @@ class IsolatedEngine:
         self.input: TensorInfo
         self.outputs: tuple[TensorInfo, ...]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a process runs that may be asked."""
+        return self._words is not None
+
     def open(self) -> None:
         """Start the process if none runs, and wait until its engine is open. Errors: IsolatedFailed."""
-        if self._words is not None:
+        if self.is_open:
             return
         self._bury()
         self._asked = 0
@@ -205,7 +212,10 @@ class IsolatedEngine:
 
 
 class AskedTwice:
-    """An isolated engine without a twin: what ended its process is asked of another process, once."""
+    """An isolated engine without a twin: what ended its process is asked of another process, once.
+
+    No frame is the first question to a new process: that answer may take as long as opening, and a frame's may not.
+    """
 
     def __init__(self, engine: IsolatedEngine) -> None:
         """Open the engine. Errors: IsolatedFailed."""
@@ -220,11 +230,19 @@ class AskedTwice:
     def infer(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for one input. Errors: IsolatedFailed if it cannot be inferred twice in a row."""
         try:
-            return self._engine.infer(tensor)
+            return self._once(tensor)
         except IsolatedFailed as error:
             log.warning("engine_failed reason=%s error=%s", error.reason, error)
-            return self._engine.infer(tensor)
+            return self._once(tensor)
 
     def close(self) -> None:
         """Let the engine go."""
         self._engine.close()
+
+    def _once(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        if not self._engine.is_open:
+            self._engine.open()
+            if (self._engine.input, self._engine.outputs) != (self.input, self.outputs):
+                raise self._engine.give_up(Reason.GARBAGE, "its tensors are not those that it had")
+            self._engine.infer(np.zeros(self.input.shape, self.input.dtype))
+        return self._engine.infer(tensor)

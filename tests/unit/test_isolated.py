@@ -18,7 +18,7 @@ from unit.odd_engines import GIVEN, Odd, opening
 
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.engines.exchange import BadPacket, described, understood
-from edge_gateway.engines.isolated import AskedTwice, Deadlines, IsolatedEngine, IsolatedFailed
+from edge_gateway.engines.isolated import SAID_CHARACTERS, AskedTwice, Deadlines, IsolatedEngine, IsolatedFailed
 from edge_gateway.engines.standby import Reason
 
 PATIENT = Deadlines(open_s=120.0, answer_s=120.0)
@@ -103,10 +103,35 @@ def test_while_the_process_works_other_threads_of_ours_do_too() -> None:
         assert isinstance(answer.exception(60), IsolatedFailed)
 
 
-def test_without_a_twin_another_process_is_asked_once_more(tmp_path: Path) -> None:
+def test_without_a_twin_another_process_is_asked_once_more() -> None:
+    with isolated("abort", 2) as engine:
+        twice = AskedTwice(engine)
+        assert all(same(twice.infer(EIGHT + n), Odd().infer(EIGHT + n)) for n in range(4))
+
+
+def test_an_input_that_hangs_every_process_holds_nobody_up_for_as_long_as_opening_may_take() -> None:
+    with isolated("hang", 1, deadlines=SHORT) as engine:
+        twice = AskedTwice(engine)
+        twice.infer(EIGHT)
+        for _ in range(2):
+            with pytest.raises(IsolatedFailed, match=r"no answer in 0.3 s"):
+                twice.infer(EIGHT)
+
+
+def test_another_process_with_other_tensors_is_not_asked() -> None:
     with isolated("abort", 1) as engine:
         twice = AskedTwice(engine)
-        assert all(same(twice.infer(EIGHT + n), Odd().infer(EIGHT + n)) for n in range(3))
+        twice.infer(EIGHT)
+        engine._opening = opening("other tensors")
+        with pytest.raises(IsolatedFailed, match="its tensors are not those that it had") as failed:
+            twice.infer(EIGHT)
+    assert failed.value.reason is Reason.GARBAGE
+
+
+def test_what_a_process_says_at_length_is_one_short_line() -> None:
+    said = str(IsolatedFailed(Reason.REFUSED, "no accelerator\n  is plugged in " * 10_000))
+    assert said.startswith("no accelerator is plugged in no")
+    assert len(said) == SAID_CHARACTERS
 
 
 PARENT = """
@@ -142,6 +167,12 @@ def test_a_kill_of_the_gateway_ends_a_process_that_hangs_and_leaves_nothing_behi
         '[[[1, 8], "<f4", 0, 0, ""], [[1, 0], "<f4", 0, 0, ""]]',
         '[[[1, 8], "<f4", 0, 0, ""], [[1, 8], "O", 0, 0, ""]]',
         '[[[1, 8], "<f4", 0, 0, ""], [[1000000, 1000000], "<f4", 0, 0, ""]]',
+        '[[[1, 8], "<f4", 0, 0, ""], [[1e999], "<f4", 0, 0, ""]]',
+        '[[[1, 8], "<f4", 0, 0, ""], [[Infinity], "<f4", 0, 0, ""]]',
+        f'[[[1, 8], "<f4", 0, 0, ""], [[1, 8], "<f4", 1{"0" * 400}, 0, ""]]',
+        '[[[1, 8], "<f4", 0, 0, ""], [[1, 8], "(1,,2)f4", 0, 0, ""]]',
+        f'[[[1, 8], "<f4", 0, 0, ""], [{[1] * 65}, "<f4", 0, 0, ""]]',
+        "[" * 60_000,
     ],
 )
 def test_tensors_that_cannot_be_shared_are_refused(text: str) -> None:
