@@ -178,10 +178,7 @@ class Bundle:
 
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`; ConfigError says what does not fit, where, and what to do."""
-    path = folder / MANIFEST
-    if not path.exists():
-        raise ConfigError([f"models: bundle {folder}: no {MANIFEST} there; see docs/models.md for what a bundle holds"])
-    manifest = load(path, Manifest)
+    path, manifest = folder / MANIFEST, _manifest(folder)
     model = _checked(path, manifest.file, "sha256", manifest.sha256)
     edgetpu_model = None
     if manifest.edgetpu_file is not None:
@@ -197,6 +194,28 @@ def load_bundle(folder: Path) -> Bundle:
         raise ConfigError([f"{path}: ok_labels: {unknown[0]!r} is none of the labels"])
     golden = tuple((each, _read(folder / each.file, MAX_GOLDEN_BYTES)) for each in manifest.golden)
     return Bundle(folder, manifest, model, tuple(labels), edgetpu_model, golden)
+
+
+def weights_bytes(folder: Path) -> int:
+    """Return how large a bundle's model files are, unread; 0 if one is not there. Errors: ConfigError."""
+    manifest = _manifest(folder)
+    files = {folder / file for file in (manifest.file, manifest.edgetpu_file) if file is not None}
+    try:
+        return sum(file.stat().st_size for file in files)
+    except OSError:  # said by who reads it
+        return 0
+
+
+def _manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        path.stat()
+    except FileNotFoundError:
+        said = f"no {MANIFEST} there; see docs/models.md for what a bundle holds"
+        raise ConfigError([f"models: bundle {folder}: {said}"]) from None
+    except (OSError, ValueError) as error:  # others' folders, names that are too long, and what is no name
+        raise ConfigError([f"models: bundle {str(folder)!r:.200}: cannot be read here: {error}"]) from None
+    return load(path, Manifest)
 
 
 def _checked(manifest: Path, file: str, key: str, wanted: str) -> bytes:

@@ -227,8 +227,10 @@ class _Reading:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*where, index)) for index, item in enumerate(node.value)]
         try:
-            return self._loader.construct_object(node)
-        except ValueError:
+            value = self._loader.construct_object(node)
+            json.dumps(value)  # a number may have more digits than are ever written out
+            return value
+        except (ValueError, OverflowError):
             self.problems.append((line, f"{_dotted(where)}: {_shown(node.value)} cannot be read"))
             return None
 

@@ -119,6 +119,15 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     assert "no manifest.yaml there; see docs/models.md" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/parts"], ids=["long", "no name", "no folder"])
+def test_a_folder_that_cannot_be_looked_into_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    """Such as one of another user, which who runs the tests may look into."""
+    (tmp_path / "file").touch()
+    said = refusal(tmp_path / name)
+    assert said.startswith(f"models: bundle '{tmp_path}")
+    assert ": cannot be read here: " in said
+
+
 @pytest.mark.parametrize("text", [b"ok\nscratch\n", b"\xef\xbb\xbfok\r\nscratch\r\n", b"ok \n\nscratch"])
 def test_a_file_of_labels_may_come_from_any_editor(make: Make, text: bytes) -> None:
     (make() / "labels.txt").write_bytes(text)

@@ -252,6 +252,15 @@ def test_what_is_not_given_has_its_default_and_numbers_are_read_as_people_write_
     assert loaded(file, "name: g1\nrate: 2\ncount:\nprefix: acme/plant1/line3\n").count is None
 
 
+@pytest.mark.parametrize("number", ["0x" + "f" * 4000, ":".join("1" * 300) + ".0"], ids=["digits", "minutes"])
+def test_a_number_that_no_computer_writes_out_is_a_problem_of_its_line(file: Path, number: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        loaded(file, f"name: g1\nrate: {number}\n")
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{file}:2: rate: ")
+    assert problem.endswith("... cannot be read")
+
+
 WORDS = (
     """name broker sources kind camera port : - [ ] { } , ' " | > # ? &a *a !!int --- ... 1 0x_ 1:60 ~ = << no .inf @"""
 )
