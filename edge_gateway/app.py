@@ -100,6 +100,7 @@ def _serve_with(models: Models, swaps: Swaps, workers: Workers, settings: Gatewa
         tables_bytes=settings.limits.devices * ANSWERS_KEPT * ANSWER_BYTES
         + settings.store.quarantine_rows * QUARANTINE_PAYLOAD_BYTES,
     )
+    swaps.follow(settings.models)  # once the store is open: no other gateway writes here
     metrics = Metrics()
     metrics.show(models.cache)
     metrics.watch(lambda: models.accelerators)

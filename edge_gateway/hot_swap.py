@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from edge_gateway import trial
-from edge_gateway.bundle import Bundle, load_bundle
+from edge_gateway.bundle import Bundle, load_bundle, weights_bytes
 from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.models import Models
 from edge_gateway.swaps import Swaps
@@ -34,6 +34,7 @@ def swap(models: Models, place: int, folder: Path, swaps: Swaps) -> str:
     """
     settings, present = models.settings[place], models.bundles[place]
     try:
+        models.check_room(str(folder), weights_bytes(folder))  # before so much is read
         bundle = load_bundle(folder)
         _check_successor(bundle, present)
         memory_bytes = trial.memory_bytes(bundle, settings, models.max_pixels, models.engines[place])

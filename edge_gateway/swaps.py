@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from edge_gateway.bundle import Bundle
@@ -44,12 +45,27 @@ class Swaps:
         swap = self._known.get(model.binding)
         return swap if swap is not None and swap.configured == str(model.bundle) else None
 
+    def follow(self, models: Sequence[ModelSettings]) -> None:
+        """Forget for good what the settings overrule, so that no way back in them brings it back.
+
+        Where the disk does not take that, it is forgotten at a later start.
+        """
+        known = {model.binding: swap for model in models if (swap := self.of(model)) is not None}
+        if known != self._known:
+            try:
+                self._write(known)
+            except StorageFailed as error:
+                log.warning("swaps_not_forgotten error=%s", error)
+
     def note(self, model: ModelSettings, bundle: Bundle) -> None:
         """Write that from now on a bundle serves in the place of the one in the settings. Errors: StorageFailed."""
         known = dict(self._known)
         known.pop(model.binding, None)
         if bundle.folder != model.bundle:
             known[model.binding] = Swap(str(model.bundle), str(bundle.folder), bundle.digest)
+        self._write(known)
+
+    def _write(self, known: dict[str, Swap]) -> None:
         content = jsontext.dump({name: asdict(swap) for name, swap in known.items()})
         half = self.path.with_name(FILE + ".part")
         try:
@@ -69,7 +85,10 @@ def _read(path: Path) -> dict[str, Swap]:
         value = jsontext.parse(path.read_bytes(), _MAX_BYTES)
         if not isinstance(value, dict):
             raise TypeError("no JSON object")
-        return {name: Swap(**swap) for name, swap in value.items()}
+        known = {name: Swap(**swap) for name, swap in value.items()}
+        if not all(isinstance(text, str) for swap in known.values() for text in astuple(swap)):
+            raise TypeError("what is no text")
+        return known
     except FileNotFoundError:
         return {}
     except (OSError, jsontext.BadJson, TypeError) as error:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge_gateway.bundle import Bundle, load_bundle
+from edge_gateway.engines.child import end_with
 from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.serving import Serving
 from edge_gateway.settings import AcceleratorSettings, ModelSettings
@@ -36,19 +37,20 @@ def memory_bytes(bundle: Bundle, settings: ModelSettings, max_pixels: int, engin
             "max_pixels": max_pixels,
             "engines": engines,
         }
-    )
-    command = [sys.executable, "-m", "edge_gateway.trial"]
+    ).encode()
+    command = [sys.executable, "-m", "edge_gateway.trial", str(os.getpid())]
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(command, input=asked, capture_output=True, timeout=PATIENCE_S, check=False)
     except subprocess.TimeoutExpired:
         raise TrialFailed(f"{bundle.name}: not loaded and run within {PATIENCE_S:.0f} s") from None
     except OSError as error:
         raise TrialFailed(f"{bundle.name}: could not be tried: {error.strerror}") from None
     if done.returncode < 0:
         raise TrialFailed(f"{bundle.name}: it ends the process that loads it (signal {-done.returncode})")
-    if done.returncode > 0:
-        raise TrialFailed(f"{bundle.name}: its trial ended with {done.returncode}: {done.stderr[-SAID_CHARACTERS:]}")
-    answer = json.loads(done.stdout.splitlines()[-1])
+    if done.returncode > 0 or not done.stdout:
+        said = done.stderr.decode(errors="replace").strip()[-SAID_CHARACTERS:]
+        raise TrialFailed(f"{bundle.name}: its trial ended with {done.returncode}: {said}")
+    answer = json.loads(done.stdout)
     if "error" in answer:
         raise TrialFailed(answer["error"])
     if answer["digest"] != bundle.digest:
@@ -57,8 +59,11 @@ def memory_bytes(bundle: Bundle, settings: ModelSettings, max_pixels: int, engin
 
 
 def main() -> None:
-    """Try what standard input asks for, and say on standard output how it went."""
+    """Try what standard input asks for, and say on standard output how it went; nothing else is said there."""
+    end_with(int(sys.argv[1]))
     _stand_back()
+    told = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     asked = json.load(sys.stdin)
     try:
         bundle = load_bundle(Path(asked["folder"]))
@@ -68,7 +73,8 @@ def main() -> None:
         answer: dict[str, object] = {"digest": bundle.digest, "memory_bytes": serving.memory_bytes}
     except (ConfigError, EngineFailed) as error:
         answer = {"error": str(error)}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+    with os.fdopen(told, "w") as answers:
+        json.dump(answer, answers)
 
 
 def _stand_back() -> None:

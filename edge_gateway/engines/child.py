@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 def main(words: socket.socket, opening: int, parent: int) -> None:
     """Serve until the other side is gone."""
-    _end_with(parent)
+    end_with(parent)
     with os.fdopen(opening, "rb") as file:
         open_engine: Callable[[], Engine] = pickle.load(file)  # noqa: S301  (it comes from the process that we serve)
     try:
@@ -41,8 +41,8 @@ def main(words: socket.socket, opening: int, parent: int) -> None:
     engine.close()
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel end us when the thread that started us ends, also while a driver hangs; signals are its own."""
+def end_with(parent: int) -> None:
+    """Have the kernel end this process with the thread that started it, though a driver hangs; signals are its own."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("millrace: the process to serve is gone")

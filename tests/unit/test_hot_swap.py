@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,9 +16,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from integration.brokers import wait_until
+from unit.test_isolated import is_gone
 
 from edge_gateway.admission import Arrived, Outcome, admit
-from edge_gateway.bundle import load_bundle
+from edge_gateway.bundle import load_bundle, weights_bytes
 from edge_gateway.hot_swap import SwapRefused, swap
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Item, Line, Workers
@@ -202,12 +207,70 @@ def test_a_bundle_that_kills_who_loads_it_kills_its_trial_alone(
     assert name_of(models) == "parts@1"
 
 
+def test_a_trial_that_says_more_than_it_is_asked_is_understood(
+    make: Make, swaps: Swaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime that says good-bye as it ends, and in no language."""
+    models, hook = Models([bound(make(1))], MAX_PIXELS), make(2).parent / "sitecustomize.py"
+    hook.write_text("import atexit, os\natexit.register(lambda: [os.write(place, b'bye \\xff') for place in (1, 2)])\n")
+    monkeypatch.setenv("PYTHONPATH", str(hook.parent), prepend=":")
+    assert swap(models, 0, make(2), swaps) == "parts@2"
+    hook.write_text(
+        "import os, sys\nif 'edge_gateway.trial' in sys.orig_argv: os.write(2, b'bye \\xff'), os._exit(0)\n"
+    )
+    with pytest.raises(SwapRefused, match=r"parts@3: its trial ended with 0: bye .; parts@2 serves on"):
+        swap(models, 0, make(3), swaps)
+
+
+TRIER = """
+import os, sys
+from pathlib import Path
+from edge_gateway import trial
+from edge_gateway.bundle import load_bundle
+from edge_gateway.settings import ModelSettings
+folder = Path(sys.argv[1])
+bundle = load_bundle(folder)
+(folder / "labels.txt").unlink()
+os.mkfifo(folder / "labels.txt")  # whoever reads it hangs
+trial.memory_bytes(bundle, ModelSettings(bundle=folder), 1_000_000, 1)
+"""
+
+
+def is_read(pipe: Path, writers: list[int]) -> bool:
+    """Whether somebody reads a pipe; then a writer's descriptor is added, and he waits for what it writes."""
+    try:
+        writers.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def test_a_trial_that_hangs_ends_with_the_gateway(make: Make) -> None:
+    folder = make(2, ("labels: [ok, scratch, missing_screw, stain]", "labels_file: labels.txt"))
+    (folder / "labels.txt").write_text("ok\nscratch\nmissing_screw\nstain\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen([sys.executable, "-c", TRIER, folder], env=environment) as gateway:
+        children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children")
+        wait_until(lambda: children.read_text().strip() != "", "the trial has begun")
+        (pid,) = map(int, children.read_text().split())
+        writers: list[int] = []
+        wait_until(lambda: is_read(folder / "labels.txt", writers), "the trial waits for its labels")
+        gateway.kill()
+    wait_until(lambda: is_gone(pid), "the trial has ended")
+    os.close(writers[0])
+
+
 def test_what_would_take_more_memory_than_there_is_for_models_is_refused(make: Make, swaps: Swaps) -> None:
     first = make(1)
     with pytest.raises(ConfigError, match=r"limits.models_bytes: models take more than 1 B of memory: parts@1 "):
         Models([bound(first, workers_ratio=1.0)], MAX_PIXELS, workers=8, models_bytes=1)
     models = Models([bound(first)], MAX_PIXELS)
-    models._models_bytes = models.memory_bytes[0]
+    models._models_bytes = models.memory_bytes[0] + weights_bytes(first)
+    huge = make(3)
+    with (huge / "model.tflite").open("wb") as file:
+        file.truncate(64 << 20)  # read, it would not have the digest that the manifest says
+    with pytest.raises(SwapRefused, match=r"limits.models_bytes: .*: parts@1 .*/parts-3 64.* serves on"):
+        swap(models, 0, huge, swaps)
     with pytest.raises(SwapRefused, match=r"limits.models_bytes: .*: parts@1 .*, parts@2 .*; parts@1 serves on"):
         swap(models, 0, make(2), swaps)
     assert name_of(models) == "parts@1"
@@ -241,6 +304,23 @@ def test_a_swap_whose_bundle_is_no_more_what_it_was_is_undone_at_the_restart(
     assert after_restart(first, swaps) == "parts@1"
 
 
+def test_a_swap_that_the_settings_overruled_does_not_come_back_with_them(make: Make, swaps: Swaps) -> None:
+    first, other = bound(make(1)), bound(make(5), name="other")
+    swaps.note(first, load_bundle(make(2)))
+    swaps.note(other, load_bundle(make(4)))
+    for later in (bound(make(3)), bound(make(3), name="parts-3")):
+        again = Swaps(swaps.path.parent)
+        again.follow([first, other])
+        assert again.of(first) == swaps.of(first) is not None
+        again.follow([later, other])
+        assert (again.of(first), again.of(other)) == (None, swaps.of(other))
+        assert after_restart(first, swaps) == "parts@1"
+        swaps.note(first, load_bundle(make(2)))
+    swaps.path.with_name(FILE + ".part").mkdir()  # the disk takes no note
+    swaps.follow([])
+    assert after_restart(first, swaps) == "parts@2"
+
+
 def test_back_to_the_bundle_in_the_settings_needs_no_note(make: Make, swaps: Swaps) -> None:
     first = bound(make(1))
     swaps.note(first, load_bundle(make(2)))
@@ -257,8 +337,9 @@ def test_a_swap_that_the_disk_does_not_note_does_not_count(make: Make, swaps: Sw
     assert (name_of(models), swaps.of(models.settings[0])) == ("parts@1", None)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"parts": 1}', b'{"parts": {"folder": "/x"}}', b"\xff"])
-def test_a_note_that_cannot_be_read_says_nothing(make: Make, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / FILE).write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"parts": 1}', b'{"parts": {"folder": "/x"}}', b"\xff", None])
+def test_a_note_that_cannot_be_read_says_nothing(make: Make, tmp_path: Path, content: bytes | None) -> None:
     settings = bound(make(1))
+    number = {"parts": {"configured": str(settings.bundle), "folder": 5, "digest": ""}}
+    (tmp_path / FILE).write_bytes(json.dumps(number).encode() if content is None else content)
     assert name_of(Models([settings], MAX_PIXELS, swaps=Swaps(tmp_path))) == "parts@1"
