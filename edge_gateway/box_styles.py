@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_gateway.bundle import BoxStyle, Bundle
 from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
-from edge_gateway.prediction import real
+from edge_gateway.prediction import check_scales, real
 
 
 class Sightings(NamedTuple):
@@ -51,6 +51,7 @@ class Ssd:
         found = {name: int(np.prod(output.shape)) for name, (_, output) in self._outputs.items()}
         if found != sizes or self._most < 1:
             raise _unfit(bundle, outputs, "boxes (1, n, 4), classes (1, n), scores (1, n) and their number (1)")
+        check_scales(bundle, [self._outputs[name][1] for name in ("boxes", "scores")])
 
     def read(self, outputs: Sequence[Tensor]) -> Sightings:
         """Return as many as the model counted; what stands behind them is no sighting."""
@@ -82,6 +83,7 @@ class BoxesScores:
             pairs = [pair for pair in pairs if "box" in outputs[pair[0]].name.lower()]
         if len(pairs) != 1:
             raise _unfit(bundle, outputs, f"boxes (1, n, 4) and scores (1, n, {labels}) or (1, n, {labels + 1})")
+        check_scales(bundle, outputs)
         self._bundle, self._boxes, self._scores = bundle, *pairs[0]
         self._infos, self._size = outputs, _unit(bundle)
         self._first = _columns(outputs[self._scores]) - labels
@@ -107,6 +109,7 @@ class Yolo:
         numbers = next((side for side in shape[:0:-1] if side in (labels + 4, labels + 5)), 0)
         if not numbers:
             raise _unfit(bundle, outputs, f"(1, n, {labels + 4}), with how sure a box is {labels + 5}, or columns so")
+        check_scales(bundle, outputs)
         self._bundle, self._output, self._size = bundle, outputs[0], _unit(bundle)
         self._in_rows, self._first = shape[2] == numbers, numbers - labels
 
@@ -134,6 +137,7 @@ class FastestDet:
         shape = outputs[0].shape if len(outputs) == 1 else ()
         if len(shape) != 4 or shape[:2] != (1, numbers) or min(shape) < 1:
             raise _unfit(bundle, outputs, f"a grid (1, {numbers}, rows, columns)")
+        check_scales(bundle, outputs)
         self._bundle, self._output = bundle, outputs[0]
         rows, columns = shape[2:]
         self._places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)

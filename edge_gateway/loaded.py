@@ -43,7 +43,14 @@ class Loaded:
         begun_s = time.perf_counter()
         outputs = self.engine.infer(tensor)
         infer_ms = (time.perf_counter() - begun_s) * 1000
-        return self.task.answer(outputs, self.preparation.view(picture)), infer_ms
+        view = self.preparation.view(picture)
+        try:
+            return self.task.answer(outputs, view), infer_ms
+        except (ValueError, IndexError) as error:  # shapes that depend on the picture
+            shapes = ", ".join(str(output.shape) for output in outputs)
+            raise EngineFailed(
+                f"model {self.bundle.name}: gave {shapes}, which nothing can be read of: {error}"
+            ) from None
 
 
 def plan_for(bundle: Bundle, settings: ModelSettings) -> Plan:

@@ -47,6 +47,7 @@ class Classifier:
     def __init__(self, bundle: Bundle, outputs: Sequence[TensorInfo]) -> None:
         """Raise EngineFailed if the model has not one tensor with a score for each label."""
         check_outputs(bundle, outputs)
+        check_scales(bundle, outputs)
         self._bundle, self._output = bundle, outputs[0]
 
     def answer(self, outputs: Sequence[Tensor], view: View) -> Prediction:
@@ -62,6 +63,16 @@ def check_outputs(bundle: Bundle, outputs: Sequence[TensorInfo]) -> None:
             f"model {bundle.name}: has {', '.join(map(str, scores))} outputs and {len(bundle.labels)} labels;"
             f" mend the labels in {bundle.folder}"
         )
+
+
+def check_scales(bundle: Bundle, outputs: Sequence[TensorInfo]) -> None:
+    """Raise EngineFailed if there are integers among these outputs of which nobody knows what they stand for."""
+    for output in outputs:
+        if output.dtype.kind in "iu" and not 0 < output.scale < float("inf"):
+            raise EngineFailed(
+                f"model {bundle.name}: output {output.name} is {output.dtype} without one scale for all of it,"
+                f" so its numbers tell nothing; export the model with float outputs"
+            )
 
 
 def check_quantization(bundle: Bundle, given: TensorInfo, outputs: Sequence[TensorInfo]) -> None:

@@ -72,6 +72,19 @@ def onnx(
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, 13))
 
 
+def onnx_of_zeros() -> bytes:
+    """Return a model that says where its input holds zeros, as that many numbers: a shape that depends on the input."""
+    nodes = [
+        _node("Cast", ["x"], "something", to=9),
+        _node("Not", ["something"], "nothing"),
+        _node("NonZero", ["nothing"], "places"),
+        _node("Cast", ["places"], "y", to=1),
+    ]
+    ends = [_field(11, _value("x", (1, 3, 2, 3), 1)), _field(12, _value("y", (4, "n"), 1))]
+    graph = b"".join([*(_field(1, node) for node in nodes), _field(2, b"g"), *ends])
+    return _field(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, 13))
+
+
 def _tensor(name: str, shape: tuple[int, ...], buffer: int) -> Any:
     tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(shape), schema.TensorType.FLOAT32, buffer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,22 @@ GIVEN: dict[str, list[Any]] = {
     "yolo": [np.full((1, 9, 7), 0.5, np.float32)],
     "fastestdet": [np.full((1, 7, 3, 4), 0.5, np.float32)],
 }
+
+
+@pytest.mark.parametrize("style", GIVEN)
+def test_integers_that_stand_for_nothing_known_are_no_boxes_and_no_scores(style: str) -> None:
+    outputs = [TensorInfo(one.shape, np.dtype(np.int8), 0.0, 0, "given") for one in GIVEN[style]]
+    with pytest.raises(EngineFailed, match="parts@1: output given is int8 without one scale for all of it"):
+        STYLES[style](bundle(style), outputs)  # type: ignore[index]
+
+
+def test_classes_and_counts_of_an_ssd_may_be_plain_integers() -> None:
+    outputs = [
+        replace(one, dtype=np.dtype(np.int32)) if n in (1, 3) else one
+        for n, one in enumerate(infos((1, 2, 4), (1, 2), (1, 2), (1,)))
+    ]
+    style = Ssd(bundle("ssd"), outputs)
+    assert len(style.read([BOXES, CLASSES.astype(np.int32), SCORES, np.array([2], np.int32)]).scores) == 2
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

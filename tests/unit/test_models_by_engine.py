@@ -77,3 +77,17 @@ def test_the_real_digits_model_reads_drawn_digits(tmp_path: Path) -> None:
         ((prediction, _, _),) = serving.infer(cv2.imencode(".png", picture)[1].tobytes(), [0]).predictions
         read.append(prediction.label == f"digit-{digit}")
     assert sum(read) >= 8
+
+
+def test_outputs_that_shrink_with_a_picture_until_nothing_is_read_of_them_are_a_failure_of_the_engine(
+    tmp_path: Path,
+) -> None:
+    """Else each such picture would end the gateway, and come again after its start."""
+    wanted = "{width: 3, height: 2, layout: NCHW, mean: 0, std: 1}"
+    labels = [f"at-{place}" for place in range(4 * 18)]
+    serving = models(tmp_path, "zeros.onnx", dense_models.onnx_of_zeros(), wanted, labels)
+    black, white = (cv2.imencode(".png", np.full((2, 3, 3), shade, np.uint8))[1].tobytes() for shade in (0, 255))
+    assert serving.infer(black, [0]).malformed is None
+    said = serving.infer(white, [0]).malformed
+    assert said is not None
+    assert said.startswith("inference failed: model dense@1: gave (4, 0), which nothing can be read of: ")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_gateway.bundle import Bundle, Manifest
 from edge_gateway.engines.engine import EngineFailed, TensorInfo
-from edge_gateway.prediction import Prediction, check_outputs, classify
+from edge_gateway.prediction import Classifier, Prediction, check_outputs, classify
 
 LABELS = ("ok", "scratch", "stain")
 PLAIN = TensorInfo((1, 3), np.dtype(np.float32), 0.0, 0)
@@ -56,6 +56,17 @@ def test_quantized_scores_are_real_numbers_again(
     info = TensorInfo((1, 3), np.dtype(dtype), scale, zero_point)
     found = classify(bundle(), info, np.array([raw], dtype))
     assert (found.label, found.score) == ("scratch", pytest.approx(score))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("activation", ["softmax", "logits"])
+def test_integers_that_stand_for_nothing_known_are_no_scores(scale: float, activation: str) -> None:
+    """As a runtime shows an output with a scale for each channel, and any quantized output of ONNX."""
+    info = TensorInfo((1, 3), np.dtype(np.uint8), scale, 0, "scores")
+    with pytest.raises(
+        EngineFailed, match=r"parts@1: output scores is uint8 without one scale for all of it, .* float"
+    ):
+        Classifier(bundle(activation), [info])
 
 
 def test_logits_become_scores() -> None:
