@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from hashlib import sha256
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 
 from edge_gateway.bundle import Bundle
 from edge_gateway.engines.choice import Plan
@@ -21,6 +21,7 @@ GOLDEN_PICTURES = 4
 """So many of a bundle's golden pictures are asked of an accelerator, again and again; more would hold frames up."""
 _ELSEWHERE = {"bundle", "name", "channels", "workers_ratio"}
 """Settings that decide no answer."""
+_NUMBERS = count(1)
 
 
 class Retired(Exception):
@@ -49,7 +50,9 @@ class Serving:
         self.bundle, self.engines = bundle, engines
         self.plan = Plan((plan.twin,), None, plan.reason) if on_cpu and plan.twin is not None else plan
         said = settings.model_dump(mode="json", exclude=_ELSEWHERE)
-        self._digest = sha256(jsontext.dump([bundle.digest, said])).hexdigest()
+        # Doubts about an accelerator's answers are this one's own, so its answers are nobody else's.
+        number = next(_NUMBERS) if self.plan.twin is not None else 0
+        self._digest = sha256(jsontext.dump([bundle.digest, said, number])).hexdigest()
         self.guard = Guard(bundle, self.plan, settings.isolate, accelerators, SystemClock())
         before_bytes = heap.resident_bytes()
         self._idle: list[Loaded] = []

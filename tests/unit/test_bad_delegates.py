@@ -15,6 +15,7 @@ from faults.bad_delegate import build
 from integration.brokers import wait_until
 
 from edge_gateway.admission import Outcome
+from edge_gateway.bundle import load_bundle
 from edge_gateway.engines.accelerated import Served
 from edge_gateway.engines.isolated import AskedTwice
 from edge_gateway.engines.standby import State
@@ -147,6 +148,8 @@ def test_what_a_lying_delegate_said_is_in_doubt_and_not_remembered(library: Path
         accelerator._checked_s = float("-inf")
         is_in(models, State.FAILED)
         assert "; answers in doubt: 1" in only(models).reason
+        assert said(models.infer(picture, [0], "d1")) == said(cpu.infer(picture, [0]))
+        models.exchange(0, models.open(0, load_bundle(PARTS)))  # it has no doubts of its own
         assert said(models.infer(picture, [0], "d1")) == said(cpu.infer(picture, [0]))
 
 
