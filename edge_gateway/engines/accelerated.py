@@ -172,7 +172,7 @@ class Accelerator:
     def _check(self) -> None:
         self._engine.open()
         given, *outputs = (self._engine.input, *self._engine.outputs)
-        if [_kind(info) for info in (given, *outputs)] != [_kind(info) for info in self._infos]:
+        if [info.kind for info in (given, *outputs)] != [info.kind for info in self._infos]:
             raise self._engine.give_up(Reason.MISMATCH, "its tensors are not those of its twin on the CPU")
         for place, tensor in enumerate(self._golden.inputs):
             wrong = self._golden.mismatch(place, self._outputs(tensor), outputs)
@@ -219,7 +219,3 @@ class _Beside:
     def close(self) -> None:
         self._twin.close()
         self._accelerator.leave()
-
-
-def _kind(info: TensorInfo) -> tuple[object, ...]:
-    return info.shape, info.dtype, info.scale, info.zero_point

@@ -116,7 +116,8 @@ def _edgetpu(wanted: ModelSettings, file: str, cpu: Choice, machine: Machine) ->
     lacking = lacking or ("" if devices else "no Edge TPU is plugged in")
     if wanted.engine == "auto" and lacking:
         return Plan((cpu,), None, f"the bundle holds {file} too, but {lacking} here")
-    there = f"but {lacking} here" if lacking else f"and this machine has {', '.join(devices)}"
+    whose = "the settings name" if wanted.edgetpus else "this machine has"
+    there = f"but {lacking} here" if lacking else f"and {whose} {', '.join(devices)}"
     return Plan(_on_edgetpus(file, cpu, devices), cpu, f"the bundle holds {file}, {there}")
 
 

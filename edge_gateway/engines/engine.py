@@ -25,6 +25,11 @@ class TensorInfo:
     zero_point: int
     name: str = ""
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What two engines of one model have in common, whatever they call it."""
+        return self.shape, self.dtype, self.scale, self.zero_point
+
 
 class Engine(Protocol):
     """One loaded model; used by one thread."""

@@ -8,32 +8,18 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    EPFail,
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NoSuchFile,
-    NotImplemented,  # noqa: A004  (the runtime's name)
-    RuntimeException,
-)
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from edge_gateway.engines.engine import EngineFailed, Tensor, TensorInfo
 from edge_gateway.engines.opening import CPU_PROVIDER
 
 BEST_FIRST = ("TensorrtExecutionProvider", "CUDAExecutionProvider", CPU_PROVIDER)
-REFUSALS = (
-    EPFail,
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NoSuchFile,
-    NotImplemented,
-    RuntimeException,
+# The runtime has a class of its own for each status, and more with each version.
+_STATUSES = [kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type)]
+REFUSALS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
+    *(kind for kind in _STATUSES if issubclass(kind, Exception)),
 )
 DTYPES = {
     "tensor(float)": np.float32,

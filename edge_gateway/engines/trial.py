@@ -30,15 +30,15 @@ def trials(
     bundle: Bundle, ways: tuple[Choice, ...], deadlines: Deadlines, tolerance_ratio: float, seconds: float
 ) -> list[Trial]:
     """Try each way for so many seconds; an accelerator in a process of its own, against the CPU if that comes first."""
-    trusted: Golden | None = None
+    trusted: tuple[Golden, list[object]] | None = None
     done = []
     for choice in ways:
         try:
             engine = _open(bundle, choice, deadlines)
             try:
                 if not choice.accelerator:
-                    trusted = golden(engine, tolerance_ratio)
-                wrong = _wrong(engine, trusted) if choice.accelerator and trusted is not None else ""
+                    trusted = golden(engine, tolerance_ratio), _kinds(engine)
+                wrong = _wrong(engine, *trusted) if choice.accelerator and trusted is not None else ""
                 done.append(Trial(choice, None, wrong) if wrong else Trial(choice, _median_ms(engine, seconds)))
             finally:
                 engine.close()
@@ -60,8 +60,14 @@ def _open(bundle: Bundle, choice: Choice, deadlines: Deadlines) -> Engine:
     return isolated
 
 
-def _wrong(engine: Engine, trusted: Golden) -> str:
-    """Return how an engine's answers differ from the trusted ones; empty if they do not."""
+def _kinds(engine: Engine) -> list[object]:
+    return [info.kind for info in (engine.input, *engine.outputs)]
+
+
+def _wrong(engine: Engine, trusted: Golden, kinds: list[object]) -> str:
+    """Return how an engine's tensors and answers differ from the trusted ones; empty if they do not."""
+    if _kinds(engine) != kinds:
+        return "its tensors are not those of its twin on the CPU"
     found = (trusted.mismatch(at, engine.infer(given), engine.outputs) for at, given in enumerate(trusted.inputs))
     return next(filter(None, found), "")
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from unit import dense_models
 
+from millrace_models import bundle_path
+
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -83,14 +85,19 @@ from edge_gateway.engines.isolated import Deadlines
 from edge_gateway.engines.opening import Choice, Delegate
 from edge_gateway.engines.trial import trials
 ways = (Choice("litert", "dense.tflite"), Choice("litert", "e.tflite", delegate=Delegate({str(library)!r})))
-for one in trials(load_bundle(Path("b")), ways, Deadlines(30.0, 5.0), 0.1, 0.0):
-    print(one.median_ms is not None, one.said)
+for folder in ("b", "c"):
+    for one in trials(load_bundle(Path(folder)), ways, Deadlines(30.0, 5.0), 0.1, 0.0):
+        print(one.median_ms is not None, one.said)
 """
     other = dense_models.tflite(weights=dense_models.WEIGHTS + np.float32(1))
     bundle(tmp_path / "b", "dense.tflite", dense_models.tflite(), other)
+    parts = (bundle_path("parts") / "model.tflite").read_bytes()
+    bundle(tmp_path / "c", "dense.tflite", dense_models.tflite(), parts)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    right, wrong = done.stdout.splitlines()
+    right, wrong, right_too, unlike = done.stdout.splitlines()
     assert right.startswith("True"), done.stderr
+    assert right_too.startswith("True")
+    assert unlike == "False its tensors are not those of its twin on the CPU"
     assert wrong.startswith("False output 0 is ")
     assert "away from its twin's for golden input 0" in wrong
 

@@ -54,8 +54,9 @@ def test_edge_tpus_are_used_side_by_side_where_the_bundle_and_the_machine_have_t
 
 
 def test_only_the_edge_tpus_that_the_settings_name_are_used() -> None:
-    (choice,) = plan(WITH_EDGETPU, TWO_TPUS, edgetpus=["usb:0"]).choices
-    assert choice.delegate == Delegate("libedgetpu.so.1", (("device", "usb:0"),))
+    found = plan(WITH_EDGETPU, TWO_TPUS, edgetpus=["usb:0"])
+    assert [choice.delegate for choice in found.choices] == [Delegate("libedgetpu.so.1", (("device", "usb:0"),))]
+    assert found.reason == "the bundle holds model_edgetpu.tflite, and the settings name usb:0"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state
 from unit import dense_models
 
 from edge_gateway.engines.engine import Engine, EngineFailed, Tensor
+from edge_gateway.engines.onnx import REFUSALS
 from edge_gateway.engines.opening import CPU_PROVIDER, Choice, Delegate, open_engine
 from millrace_models import bundle_path
 
@@ -250,6 +252,13 @@ def test_a_real_model_that_cannot_run_is_refused_with_what_to_do(file: str) -> N
 def test_a_model_that_needs_all_of_tensorflow_is_refused_with_how_to_convert_it() -> None:
     with pytest.raises(EngineFailed, match=r"^model tried@1: .*\(Flex\), .*TFLITE_BUILTINS\]$"):
         open_engine(Choice("litert", "flex.tflite"), dense_models.tflite(custom="FlexErf"), "tried@1")
+
+
+def test_whatever_the_onnx_runtime_raises_is_a_refusal() -> None:
+    kinds = [kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type)]
+    raised = [kind for kind in kinds if issubclass(kind, Exception)]
+    assert {"Fail", "NotFound", "RuntimeException"} <= {kind.__name__ for kind in raised}
+    assert all(issubclass(kind, REFUSALS) for kind in raised)
 
 
 @pytest.mark.parametrize(
