@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -160,9 +161,16 @@ class _Accelerators(Collector):
             "How often the CPU took over from an accelerator, by reason.",
             labels=["model", "accelerator", "reason"],
         )
+        serves: dict[tuple[str, str], bool] = {}
+        counts: Tally[tuple[str, str, str]] = Tally()
+        # One model may be bound twice, and a series may stand once.
         for one in (one for served in self._accelerators() for one in served):
-            primary.add_metric([one.model, one.accelerator], float(one.state is State.SERVING))
-            for reason, count in one.fallbacks.items():
-                fallbacks.add_metric([one.model, one.accelerator, reason], count)
+            name = one.model, one.accelerator
+            serves[name] = serves.get(name, True) and one.state is State.SERVING
+            counts.update({(*name, reason): count for reason, count in one.fallbacks.items()})
+        for labels, is_serving in serves.items():
+            primary.add_metric(labels, float(is_serving))
+        for all_labels, count in counts.items():
+            fallbacks.add_metric(all_labels, count)
         yield primary
         yield fallbacks

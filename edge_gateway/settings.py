@@ -14,6 +14,7 @@ from millrace.settings import BrokerSettings, Bytes, ProgramSettings, Section, c
 
 Name = Annotated[str, AfterValidator(check_name)]
 Isolate = Literal["auto", "always", "never"]
+_YEAR_S = 365 * 86400
 FramePolicy = Literal["none", "escalated", "defects", "sample", "all"]
 
 
@@ -102,10 +103,10 @@ class AcceleratorSettings(Section):
     open_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         60.0, description="Seconds for such a process to open its model and to give the first answer."
     )
-    retry_first_s: Annotated[float, Field(gt=0)] = Field(
+    retry_first_s: Annotated[float, Field(gt=0, le=_YEAR_S)] = Field(
         1.0, description="Seconds before an accelerator that failed is tried again; doubled with each failure."
     )
-    retry_longest_s: Annotated[float, Field(gt=0)] = Field(
+    retry_longest_s: Annotated[float, Field(gt=0, le=_YEAR_S)] = Field(
         300.0,
         description="Longest of these pauses, in seconds; one that served for so long begins anew with the first.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -11,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from integration.brokers import wait_until
+from pydantic import ValidationError
 from unit.odd_engines import Odd, opening
 from unit.test_isolated import is_gone, process_of, same
 
-from edge_gateway.engines.accelerated import Accelerator, Care
+from edge_gateway.engines.accelerated import Accelerator, Care, Served
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.engines.golden import golden
 from edge_gateway.engines.isolated import Deadlines
 from edge_gateway.engines.standby import Pauses, Reason, State
+from edge_gateway.metrics import Metrics
+from edge_gateway.settings import AcceleratorSettings
 from millrace.clock import SystemClock
 
 CARE = Care(Deadlines(open_s=120.0, answer_s=0.5), Pauses(first_s=0.05, longest_s=0.1), 3600.0, 0.1)
@@ -133,3 +137,22 @@ def test_closing_does_not_wait_for_one_that_hangs_at_its_start() -> None:
         wait_until(lambda: found._engine._process is not None, "its process was started")
         pid = process_of(found._engine)
     assert is_gone(pid)
+
+
+def test_no_pause_before_the_next_trial_is_longer_than_a_thread_can_wait() -> None:
+    for name in ("retry_first_s", "retry_longest_s"):
+        with pytest.raises(ValidationError, match="less than or equal to 31536000"):
+            AcceleratorSettings.model_validate({name: threading.TIMEOUT_MAX + 1})
+
+
+def test_a_model_that_is_bound_twice_has_one_series_among_the_metrics_and_the_worse_state_counts() -> None:
+    well = Served("odd@1", "a box", State.SERVING, "", 1.0, 0.0, {Reason.HUNG: 2})
+    ill = Served("odd@1", "a box", State.FAILED, "hung", 1.0, 1.0, {Reason.HUNG: 1, Reason.DIED: 1})
+    metrics = Metrics()
+    metrics.watch(lambda: [[well], [ill]])
+    shown = [line for line in metrics.text().decode().splitlines() if line.startswith("millrace_engine_")]
+    assert shown == [
+        'millrace_engine_primary{accelerator="a box",model="odd@1"} 0.0',
+        'millrace_engine_fallbacks_total{accelerator="a box",model="odd@1",reason="hung"} 3.0',
+        'millrace_engine_fallbacks_total{accelerator="a box",model="odd@1",reason="died"} 1.0',
+    ]
