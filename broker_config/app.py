@@ -14,16 +14,10 @@ from broker_config import accounts, mosquitto
 from broker_config.address import PortTaken, require_free
 from broker_config.settings import BrokerConfig
 from millrace import service, settings
-from millrace.cli import EXIT_UNAVAILABLE, config_option
+from millrace.cli import Unavailable, config_option
 from millrace.clock import SystemClock
 
 INSTALLED_AT = Path("/etc/mosquitto/millrace")
-
-
-class Unavailable(click.ClickException):
-    """Something that the broker needs is not there."""
-
-    exit_code = EXIT_UNAVAILABLE
 
 
 @contextmanager

@@ -20,17 +20,11 @@ from cloud_sync.orders import AT_ONCE, LANES, all_buried, lane_names, name_of
 from cloud_sync.progress import Buried
 from cloud_sync.waiting import LaneState, LinkState, Waiting
 from millrace import clock, control
-from millrace.cli import EXIT_UNAVAILABLE, become_owner, state_dir_option
+from millrace.cli import Unavailable, become_owner, state_dir_option
 from millrace.entries import Lane
 from millrace.words import size, span, table, text
 
 lane_arguments = click.argument("lanes", nargs=-1, type=click.Choice(list(LANES)), metavar="[LANE]...")
-
-
-class Unavailable(click.ClickException):
-    """No worker to ask. Exit 69."""
-
-    exit_code = EXIT_UNAVAILABLE
 
 
 @click.group("queue")

@@ -9,16 +9,10 @@ from typing import Any
 import click
 
 from millrace import control
-from millrace.cli import EXIT_UNAVAILABLE, become_owner, state_dir_option
+from millrace.cli import Unavailable, become_owner, state_dir_option
 from millrace.words import size, table, text
 
 SWAP_TIMEOUT_S = 300.0
-
-
-class Unavailable(click.ClickException):
-    """No gateway to ask. Exit 69."""
-
-    exit_code = EXIT_UNAVAILABLE
 
 
 @click.group("model")

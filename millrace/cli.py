@@ -52,6 +52,12 @@ _EXTRA = {
 }
 
 
+class Unavailable(click.ClickException):
+    """Somebody or something that the command needs is not there. Exit 69."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
