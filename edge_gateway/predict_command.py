@@ -11,19 +11,13 @@ from urllib.parse import quote, urlsplit
 import click
 
 from millrace import jsontext
-from millrace.cli import EXIT_UNAVAILABLE
+from millrace.cli import Unavailable
 from millrace.settings import read_secret
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 1 << 20
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-class Unreachable(click.ClickException):
-    """No gateway answers there. Exit 69."""
-
-    exit_code = EXIT_UNAVAILABLE
 
 
 class Refused(click.ClickException):
@@ -58,7 +52,7 @@ def command(file: Path, url: str, channel: str, token_file: Path | None, as_json
 
 
 def ask(url: str, picture: bytes, channel: str, token: str | None) -> list[dict[str, Any]]:
-    """Return one result for each model; Unreachable, or Refused with the gateway's own reason."""
+    """Return one result for each model; Unavailable, or Refused with the gateway's own reason."""
     connection, base = _connection(url)
     headers = {"Content-Type": "application/octet-stream", **({"Authorization": f"Bearer {token}"} if token else {})}
     try:
@@ -71,7 +65,7 @@ def ask(url: str, picture: bytes, channel: str, token: str | None) -> list[dict[
         answer = connection.getresponse()
         return _results(answer.status, answer.read(MAX_ANSWER_BYTES), url)
     except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(
+        raise Unavailable(
             f"no gateway at {url}: {error or type(error).__name__}; is `millrace gateway` running, with http enabled?"
         ) from None
     finally:

@@ -14,7 +14,7 @@ import click
 from pydantic import BaseModel, ConfigDict
 
 from millrace import floor, inbox, mqtt, topics
-from millrace.cli import EXIT_UNAVAILABLE
+from millrace.cli import Unavailable
 from millrace.settings import BrokerSettings, load
 
 CONNECT_TIMEOUT_S = 4.0
@@ -22,12 +22,6 @@ QUIET_S = 0.5
 GATHER_MAX_S = 5.0
 POLL_S = 0.1
 REFRESH_S = 1.0
-
-
-class Unreachable(click.ClickException):
-    """No broker answers there. Exit 69."""
-
-    exit_code = EXIT_UNAVAILABLE
 
 
 class _FloorSettings(BaseModel):
@@ -89,13 +83,13 @@ def command(
 
 @contextmanager
 def _viewer(settings: BrokerSettings, prefix: str) -> Iterator[mqtt.Connection]:
-    """Yield a connection that stands; Unreachable or ClickException if none can be had within some seconds."""
+    """Yield a connection that stands; Unavailable or ClickException if none can be had within some seconds."""
     place = f"{settings.host}:{settings.port}"
     settings.password()
     try:
         protocol = mqtt.probe(settings)
     except (OSError, mqtt.BrokerUnreachable) as error:
-        raise Unreachable(
+        raise Unavailable(
             f"no broker at {place}: {error}; is it running, and does it listen on that address?"
         ) from None
     viewer = mqtt.Connection(
@@ -112,7 +106,7 @@ def _viewer(settings: BrokerSettings, prefix: str) -> Iterator[mqtt.Connection]:
     try:
         arrival = viewer.inbox.get(2 * CONNECT_TIMEOUT_S)
         if arrival is None:
-            raise Unreachable(f"the broker at {place} gave no answer")
+            raise Unavailable(f"the broker at {place} gave no answer")
         if not isinstance(arrival, inbox.Connected):
             raise click.ClickException(f"the broker at {place} did not let us in; check --username and --password-file")
         yield viewer

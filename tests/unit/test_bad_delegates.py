@@ -151,6 +151,7 @@ def test_what_a_lying_delegate_said_is_in_doubt_and_not_remembered(library: Path
         assert said(models.infer(picture, [0], "d1")) == said(cpu.infer(picture, [0]))
         models.exchange(0, models.open(0, load_bundle(PARTS)))  # it has no doubts of its own
         assert said(models.infer(picture, [0], "d1")) == said(cpu.infer(picture, [0]))
+        wait_until(lambda: not accelerator._keeper.is_alive(), "the old one waits no more for its next trial")
 
 
 def test_a_model_that_may_crash_its_runtime_is_kept_apart_on_the_cpu_too() -> None:

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -236,6 +237,15 @@ trial.memory_bytes(bundle, ModelSettings(bundle=folder), 1_000_000, 1)
 """
 
 
+def children_of(parent: int) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "stat").read_text().rsplit(")", 1)[1].split()[1] == str(parent):
+                found.append(int(process.name))
+    return found
+
+
 def is_read(pipe: Path, writers: list[int]) -> bool:
     """Whether somebody reads a pipe; then a writer's descriptor is added, and he waits for what it writes."""
     try:
@@ -250,10 +260,8 @@ def test_a_trial_that_hangs_ends_with_the_gateway(make: Make) -> None:
     (folder / "labels.txt").write_text("ok\nscratch\nmissing_screw\nstain\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen([sys.executable, "-c", TRIER, folder], env=environment) as gateway:
-        children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children")
-        wait_until(lambda: children.read_text().strip() != "", "the trial has begun")
-        (pid,) = map(int, children.read_text().split())
-        writers: list[int] = []
+        wait_until(lambda: len(children_of(gateway.pid)) == 1, "the trial has begun")
+        (pid,), writers = children_of(gateway.pid), list[int]()
         wait_until(lambda: is_read(folder / "labels.txt", writers), "the trial waits for its labels")
         gateway.kill()
     wait_until(lambda: is_gone(pid), "the trial has ended")
