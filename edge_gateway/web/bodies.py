@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from edge_gateway.web import forms
 from edge_gateway.web.room import Visit
 
 PART_BYTES = 16 << 10  # what a form adds to a file: boundaries, names, a few fields
-MAX_FIELDS = 8
+
+
+def is_form(request: Request) -> bool:
+    """Say whether the body is a form with files."""
+    return forms.is_form(request.headers.get("content-type", ""))
 
 
 async def read(request: Request, visit: Visit, max_bytes: int, patience_s: float) -> bytes:
@@ -32,20 +35,12 @@ async def read(request: Request, visit: Visit, max_bytes: int, patience_s: float
     return bytes(body)
 
 
-def is_form(request: Request) -> bool:
-    """Say whether the body is a form with files."""
-    return request.headers.get("content-type", "").startswith("multipart/form-data")
-
-
-async def files(request: Request, body: bytes, max_files: int) -> list[tuple[str, bytes]]:
+def files(request: Request, body: bytes, max_files: int) -> list[tuple[str, bytes]]:
     """Return name and content of each file of a form that was read. Errors: HTTPException 400 for what is no form."""
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async with Request(request.scope, receive).form(max_files=max_files, max_fields=MAX_FIELDS) as form:
-        parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-        return [(part.filename or "", await part.read()) for part in parts]
+    try:
+        return forms.files(request.headers["content-type"], body, max_files)
+    except forms.BadForm as error:
+        raise HTTPException(400, str(error)) from None
 
 
 def too_large(max_bytes: int) -> HTTPException:

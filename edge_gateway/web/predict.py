@@ -39,7 +39,7 @@ class Predict:
             if bodies.is_form(request):
                 limit = self._picture_bytes + bodies.PART_BYTES  # before it is parsed: its file may be of any size
                 body = await bodies.read(request, visit, limit, self._patience_s)
-                found = await bodies.files(request, body, max_files=1)
+                found = bodies.files(request, body, max_files=1)
                 if not found:
                     raise HTTPException(422, "the form holds no file")
                 picture = found[0][1]
@@ -55,7 +55,7 @@ class Predict:
         with self._room.visit() as visit:
             limit = min(most * (self._picture_bytes + bodies.PART_BYTES), self._http.max_bodies_bytes)
             body = await bodies.read(request, visit, limit, self._patience_s)
-            found = await bodies.files(request, body, max_files=most)
+            found = bodies.files(request, body, max_files=most)
             until_s, channel = self._until_s(), _channel(request)
             answers = await asyncio.gather(*(self._answer(name, file, channel, until_s) for name, file in found))
             return JSONResponse({"answers": answers})
