@@ -16,6 +16,7 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.web import bodies
 from edge_gateway.web.room import Full, Room, Share
 from edge_gateway.work import NotAnswered
+from millrace import images
 from millrace.events import MalformedEvent
 
 
@@ -72,6 +73,8 @@ class Predict:
         """Return what the models say of a picture, once it is committed. Errors: HTTPException, Full."""
         if len(picture) > self._picture_bytes:
             raise HTTPException(413, f"a picture has at most {self._picture_bytes} bytes (max_payload_bytes)")
+        if images.extract(images.bare(picture)) is not None:
+            raise HTTPException(422, "the picture carries attributes twice: one set is left aside, a second is none")
         try:
             reply = await self._share.begin(partial(self._intake.predict, picture, channel), until_s)
             async with asyncio.timeout_at(until_s):
