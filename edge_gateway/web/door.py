@@ -51,4 +51,9 @@ async def gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)
 
 
-ERRORS = {HTTPException: refusal, Full: full, ClientDisconnect: gone}
+async def broken(_request: Request, _error: Exception) -> Response:
+    """Answer what should never be; the server logs it."""
+    return JSONResponse({"error": "the gateway could not do this; its log says why"}, 500)
+
+
+ERRORS = {HTTPException: refusal, Full: full, ClientDisconnect: gone, Exception: broken}

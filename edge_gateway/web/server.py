@@ -32,12 +32,13 @@ class Web:
         """Listen, but serve only in `run`, and `beside` for as long on the same loop. Errors: AddressTaken."""
         self._host, self._beside = settings.host, beside or nullcontext()
         app = Starlette(routes=routes, exception_handlers=ERRORS)
+        app.router.redirect_slashes = False  # it would send callers to whatever host their request names
         config = uvicorn.Config(
             Door(app, token),
             host=settings.host,
             port=settings.port,
             log_config=None,
-            log_level="warning",
+            log_level="error",  # each request of a scanner that is no HTTP is a warning
             access_log=False,
             lifespan="off",
             http=Guarded,

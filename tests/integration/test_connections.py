@@ -117,6 +117,16 @@ def test_a_request_that_takes_its_time_is_not_cut(server: uvicorn.Server) -> Non
         assert b"200 OK" in working.recv(4096)
 
 
+def test_who_asks_on_and_on_and_reads_no_answer_does_not_keep_its_place(server: uvicorn.Server) -> None:
+    asked = HEAD.replace(b"short", b"large") + b"\r\n"
+    with ExitStack() as stack:
+        for _ in range(Quick.most):
+            stack.enter_context(connected(server)).sendall(4 * asked)
+        wait_until(lambda: server.server_state.total_requests >= Quick.most, "all are answered once")
+        wait_until(lambda: not server.server_state.connections, "the connections are cut")
+        assert answer(server, "/short") == b"ok"
+
+
 def test_who_does_not_read_the_answer_does_not_keep_its_place(server: uvicorn.Server) -> None:
     with connected(server) as client:
         client.sendall(HEAD.replace(b"short", b"large") + b"\r\n")
