@@ -1,4 +1,8 @@
-"""The Open Inference Protocol over gRPC, beside HTTP and within the same bounds; needs the extra `grpc`."""
+"""The Open Inference Protocol over gRPC, beside HTTP and within the same bounds; needs the extra `grpc`.
+
+gRPC itself bounds neither how many are connected nor for how long a message may be on its way, and would read it whole
+before anybody asks for the token. So each method reads its message itself.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from edge_gateway.engines.engine import EngineFailed, Tensor
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.web.connections import Guarded
 from edge_gateway.web.datatypes import NAMES, BadTensor, from_bytes, from_json, one_element, to_bytes
 from edge_gateway.web.door import is_welcome
 from edge_gateway.web.grpc_messages import SERVICE, message
@@ -22,11 +28,13 @@ from millrace.images import BadPicture
 from millrace.listening import AddressTaken, listen
 
 END_S = 1.0
+IDLE_S = 20.0
 _CODES: dict[type[Exception], grpc.StatusCode] = {
     UnknownModel: grpc.StatusCode.NOT_FOUND,
     BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
     BadTensor: grpc.StatusCode.INVALID_ARGUMENT,
     BadPicture: grpc.StatusCode.INVALID_ARGUMENT,
+    DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
     EngineFailed: grpc.StatusCode.INTERNAL,
     Full: grpc.StatusCode.UNAVAILABLE,
     TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -60,7 +68,13 @@ class GrpcService:
 
     async def __aenter__(self) -> GrpcService:
         """Listen and serve. Errors: AddressTaken."""
-        options = [("grpc.max_receive_message_length", self._max_bytes), ("grpc.so_reuseport", 0)]
+        options = [
+            ("grpc.max_receive_message_length", self._max_bytes),
+            ("grpc.max_allowed_incoming_connections", Guarded.most),
+            ("grpc.server_handshake_timeout_ms", int(1000 * Guarded.head_s)),
+            ("grpc.max_connection_idle_ms", int(1000 * IDLE_S)),
+            ("grpc.so_reuseport", 0),
+        ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._http.max_requests)
         methods: dict[str, Method] = {
             "ServerLive": self._live,
@@ -89,19 +103,31 @@ class GrpcService:
         await self._server.stop(END_S)
 
     def _handler(self, name: str, method: Method) -> Any:
-        async def serve(request: Any, context: Any) -> Any:
+        async def serve(_requests: Any, context: Any) -> Any:
             shown = dict(context.invocation_metadata() or ()).get("authorization", "")
             if not is_welcome(self._token, str(shown)):
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show the token: authorization: Bearer …")
             try:
-                return await method(request)
+                return await method(await self._message(context))
             except tuple(_CODES) as error:
                 code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
                 await context.abort(code, str(error) or "no answer in time")
 
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(  # the same on the wire; one message is read
             serve, message(f"{name}Request").FromString, message(f"{name}Response").SerializeToString
         )
+
+    async def _message(self, context: Any) -> Any:
+        """Return what was sent. Errors: BadRequest, DecodeError, TimeoutError."""
+        patience_s = self._http.predict_timeout_s
+        try:
+            async with asyncio.timeout(patience_s):
+                found = await context.read()
+        except TimeoutError:
+            raise TimeoutError(f"no message within {patience_s} s") from None
+        if found is grpc.aio.EOF:
+            raise BadRequest("a call without a message")
+        return found
 
     async def _live(self, _request: Any) -> Any:
         return message("ServerLiveResponse")(live=True)
@@ -127,7 +153,7 @@ class GrpcService:
         with self._room.visit() as visit:
             visit.hold(request.ByteSize())
             given = await asyncio.to_thread(_given, request, signature)
-            places = [signature.output(one.name) for one in request.outputs] or range(len(signature.outputs))
+            places = signature.places([one.name for one in request.outputs])
             until_s = asyncio.get_running_loop().time() + self._http.predict_timeout_s
             tensors = await self._inference.infer(place, signature, given, until_s)
         answer = message("ModelInferResponse")(

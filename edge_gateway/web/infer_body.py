@@ -13,8 +13,6 @@ from edge_gateway.web.datatypes import NAMES, BadTensor, from_bytes, from_json, 
 from edge_gateway.web.signature import BadRequest, Signature
 from millrace import jsontext
 
-MAX_SIDES = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -87,11 +85,7 @@ def _parse(text: bytes, signature: Signature) -> dict[str, Any]:
 def _given(said: dict[str, Any], binary: memoryview, signature: Signature) -> Tensor | bytes:
     """Return the one input: its data from the JSON, or all the binary data."""
     shape = said.get("shape")
-    if (
-        not isinstance(shape, list)
-        or not 0 < len(shape) <= MAX_SIDES
-        or not all(type(side) is int and side >= 0 for side in shape)
-    ):
+    if not isinstance(shape, list) or not shape or not all(type(side) is int and side >= 0 for side in shape):
         raise BadRequest("shape is no list of sizes")
     is_picture = signature.is_picture(said.get("name"), said.get("datatype"), shape)
     size = _object(said, "parameters").get("binary_data_size")
@@ -120,13 +114,13 @@ def _picture(data: object) -> bytes:
 
 def _outputs(said: object, as_binary: bool, signature: Signature) -> tuple[tuple[int, bool], ...]:
     if said is None or said == []:
-        return tuple((place, as_binary) for place in range(len(signature.outputs)))
+        return tuple((place, as_binary) for place in signature.places([]))
     if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
         raise BadRequest("outputs is no list of objects")
-    if len(said) > len(signature.outputs):
-        raise BadRequest(f"{len(said)} outputs are wanted; model {signature.name} has {len(signature.outputs)}")
+    places = signature.places([one.get("name") for one in said])
     return tuple(
-        (signature.output(one.get("name")), _flag(_object(one, "parameters"), "binary_data", as_binary)) for one in said
+        (place, _flag(_object(one, "parameters"), "binary_data", as_binary))
+        for place, one in zip(places, said, strict=True)
     )
 
 

@@ -16,6 +16,7 @@ PICTURE = "image"
 PLATFORMS = {".tflite": "tensorflow_tflite", ".onnx": "onnx_onnxv1"}
 FRAME_BYTES = 64 << 10  # what a request is beside its numbers: names, parameters, spaces
 NUMBER_BYTES = 32
+MAX_SIDES = 16
 
 
 class BadRequest(ValueError):
@@ -44,6 +45,8 @@ class Signature:
 
     def is_picture(self, name: object, datatype: object, shape: Sequence[int]) -> bool:
         """Say whether an input is a picture to be prepared, or else the model's own tensor. Errors: BadRequest."""
+        if len(shape) > MAX_SIDES:
+            raise BadRequest(f"a shape of {len(shape)} sides; at most {MAX_SIDES}")
         if (name, datatype) == (PICTURE, BYTES):
             if math.prod(shape) != 1:
                 raise BadRequest(f"input {PICTURE!r} of BYTES holds one picture, shape [1]; got {list(shape)}")
@@ -66,6 +69,12 @@ class Signature:
                 return place
         known = ", ".join(repr(output.name) for output in self.outputs)
         raise BadRequest(f"model {self.name} gives {known}; got {name!r:.80}")
+
+    def places(self, names: Sequence[object]) -> list[int]:
+        """Return which outputs have these names, each named once at most; all of them for none. Errors: BadRequest."""
+        if len(names) > len(self.outputs):
+            raise BadRequest(f"{len(names)} outputs are wanted; model {self.name} has {len(self.outputs)}")
+        return [self.output(name) for name in names] or list(range(len(self.outputs)))
 
     def max_values(self) -> int:
         """Return how many values a request in JSON has at most, its lists and objects counted."""

@@ -85,14 +85,15 @@ REFUSAL
 | 413 | the body is too large: `max_payload_bytes` for a picture, for `/v2` what the model can take |
 | 415 | the body is compressed, or no form where one is wanted |
 | 422 | that is no picture, or the pipeline could not answer it; the error says why |
-| 500 | the engine failed on this input |
+| 500 | the engine failed on this input, or the gateway on the request: then its log says why |
 | 503 | no room now; `Retry-After` says when to come again |
 | 504 | no answer within `http.predict_timeout_s` |
 
 HTTP has its share of the workers: `http.max_inferences` are in the pipeline at once, `/predict` and `/v2` together, and
 the others wait in the HTTP server. So a frame from the floor waits behind that many at most, whoever floods. Requests
 (`http.max_requests`) and the bytes of their bodies (`http.max_bodies_bytes`) are bounded too; beyond either, and
-without a place in time, the answer is 503.
+without a place in time, the answer is 503. Of 64 connections the one that has waited longest for its caller goes when
+another comes; one that brings no request within 10 s, or does not read its answer, goes by itself.
 """
 BINARY = """\
 ## POST /v2/models/NAME/infer with binary data
@@ -109,7 +110,8 @@ With `http.grpc_port` set and the extra `grpc` installed, the gateway serves `{s
 {methods}.
 The messages are KServe's, as its `.proto` has them. An input comes in `raw_input_contents` or in the field of its type,
 outputs come in `raw_output_contents`. The picture `image` works here too. The token is the metadata `authorization`.
-Bounds are those of HTTP.
+Bounds are those of HTTP, but that the bytes of messages are counted when they are here. A connection beyond the 64th is
+not taken; one without a call is ended after 20 s, and a client makes the next by itself.
 
 | code | means |
 |---|---|
@@ -118,7 +120,7 @@ Bounds are those of HTTP.
 | `INVALID_ARGUMENT` | the request does not fit the model |
 | `UNAVAILABLE` | no room now; try again |
 | `RESOURCE_EXHAUSTED` | a message larger than any model here takes, or more calls at once than `http.max_requests` |
-| `DEADLINE_EXCEEDED` | no answer within `http.predict_timeout_s` |
+| `DEADLINE_EXCEEDED` | no message, or no answer, within `http.predict_timeout_s` |
 | `INTERNAL` | the engine failed on this input |
 """
 

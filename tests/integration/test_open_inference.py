@@ -9,7 +9,8 @@ import socket
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -205,7 +206,7 @@ def test_a_batch_that_is_none_or_too_much_is_refused(gateway: Gateway) -> None:
     assert ask(gateway, "POST", "/batch_predict", JPEG).status == 415
     many = [("pictures", (f"{n}.jpg", JPEG, "image/jpeg")) for n in range(5)]
     refused = gateway.ask("POST", "/batch_predict", headers=RIGHT, fields=many)
-    assert (refused.status, "Maximum number of files is 4" in refused.json()["error"]) == (400, True)
+    assert (refused.status, "at most 4 files" in refused.json()["error"]) == (400, True)
     unbound = gateway.ask("POST", "/batch_predict?channel=Top_1", headers=RIGHT, fields=many[:2])
     assert [one["status"] for one in unbound.json()["answers"]] == [422, 422]
     assert gateway.ask("POST", "/batch_predict", headers=RIGHT, fields=[("note", "x")]).json() == {"answers": []}
@@ -384,3 +385,16 @@ def test_grpc_refuses_what_does_not_fit_in_words(channel: grpc.Channel, tensors:
     assert refusal(channel, "ModelMetadata", name="nobody")[0] == "NOT_FOUND"
     assert not call(channel, "ModelReady", name="nobody").ready
     assert call(channel, "ModelInfer", **good).outputs
+
+
+def test_hundreds_who_are_connected_by_grpc_use_nothing_up(gateway: Gateway, channel: grpc.Channel) -> None:
+    assert call(channel, "ServerLive").live
+    greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+    with ExitStack() as stack:
+        for _ in range(300):
+            with suppress(ConnectionError):
+                stack.enter_context(
+                    socket.create_connection(("127.0.0.1", gateway.settings["http"]["grpc_port"]), 10)
+                ).sendall(greeting)
+        assert call(channel, "ServerLive").live
+        assert len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir())) < 200
