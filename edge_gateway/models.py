@@ -26,6 +26,8 @@ from millrace.words import size
 
 log = logging.getLogger(__name__)
 
+FAILURES_IN_A_ROW = 3  # one may be an odd picture's
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -62,6 +64,7 @@ class Models:
         self._workers, self._models_bytes = workers, models_bytes
         self._accelerators = accelerators or AcceleratorSettings()
         self._serving: list[Serving] = []
+        self._failures: dict[int, list[str]] = {}
         for place, model in enumerate(settings):
             swap = swaps.of(model) if swaps is not None else None
             serving = self._swapped(place, swap) or self.open(place, load_bundle(model.bundle))
@@ -97,6 +100,7 @@ class Models:
     def exchange(self, place: int, serving: Serving) -> None:
         """Have another bundle serve at `place` from the next frame on; the one before is let go of."""
         before, self._serving[place] = self._serving[place], serving
+        self._failures.pop(place, None)
         before.retire()
 
     def check_room(self, name: str, memory_bytes: int) -> None:
@@ -133,6 +137,15 @@ class Models:
         return [serving.guard.served() for serving in self._serving]
 
     @property
+    def failing(self) -> dict[str, str]:
+        """Of each model that gave no answer FAILURES_IN_A_ROW times, and none since, why."""
+        return {
+            self._serving[place].bundle.name: whys[-1]
+            for place, whys in list(self._failures.items())
+            if len(whys) >= FAILURES_IN_A_ROW
+        }
+
+    @property
     def engines(self) -> list[int]:
         """On how many threads each model may work at once, by its place in the settings."""
         return [serving.engines for serving in self._serving]
@@ -164,13 +177,22 @@ class Models:
         """Return the answer, the threshold, and the milliseconds in the engine: None if the answer was there."""
         while True:
             serving = self._serving[place]
-            make = partial(serving.answer, picture)
+            make = partial(self._ask, place, serving, picture)
             with suppress(Retired):
                 if digest is None:
                     prediction, infer_ms = make()
                     return prediction, serving.threshold, infer_ms
                 (prediction, infer_ms), was_there = self.cache.get_or_make((digest, serving.digest), make)
                 return prediction, serving.threshold, None if was_there else infer_ms
+
+    def _ask(self, place: int, serving: Serving, picture: bytes) -> tuple[Prediction, float]:
+        try:
+            answer = serving.answer(picture)
+        except EngineFailed as error:
+            self._failures[place] = [*self._failures.get(place, [])[1 - FAILURES_IN_A_ROW :], str(error)]
+            raise
+        self._failures.pop(place, None)
+        return answer
 
     def infer_raw(self, place: int, name: str, given: Tensor | bytes) -> tuple[Tensor, ...]:
         """Return all outputs of the model at `place` for one tensor of its input's shape and type, or for a picture.

@@ -15,6 +15,7 @@ from edge_gateway.models import Models
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from millrace import __version__, clock, jsontext, topics
+from millrace.database import storage_errors
 from millrace.healing import damaged_files
 from millrace.inbox import Connected
 from millrace.mqtt import Connection
@@ -166,16 +167,20 @@ class Uplink:
 
     def __init__(self, settings: GatewaySettings, time: clock.Clock) -> None:
         self._clock = time
-        self._outbox = Reader(settings.state_dir / "gateway.db")
+        self._file = settings.state_dir / "gateway.db"
+        self._outbox = Reader(self._file)
         self._settled = SettledReader(settings.state_dir / "sync.db")
         self._uplink = settings.uplink
         self._lock = threading.Lock()
 
     def facts(self) -> dict[str, Any]:
-        """Return `link`, and for each lane how many rows wait (counted up to 100,000)."""
+        """Return `link`, and for each lane how many rows wait (counted up to 100,000).
+
+        Errors: Damaged, StorageFailed if the gateway's own file does not say.
+        """
         if self._uplink == "none":
             return {**self.link(), "backlog": {}}
-        with self._lock:
+        with self._lock, storage_errors(self._file):
             epochs = list(self._outbox.epochs())
             settled = self._settled.read(epochs[-1]) if epochs else {}
             # What was sent ahead of a backlog counts as waiting until the backlog has caught up with it.

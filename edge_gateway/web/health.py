@@ -17,7 +17,9 @@ from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Writer
-from edge_gateway.status import Herald, Uplink
+from edge_gateway.status import SAID_CHARACTERS, Herald, Uplink
+from millrace.blobs import StorageFailed
+from millrace.database import Damaged
 
 STALE_BEAT_S = 30.0
 
@@ -40,8 +42,9 @@ class Health:
         return self._silent_s() <= STALE_BEAT_S
 
     async def _health(self, _request: Request) -> Response:
-        facts = self._herald.facts() | await asyncio.to_thread(self._uplink.facts)
-        problems, degraded = self._problems(facts), _degraded(facts)
+        backlog, unread = await self._backlog()
+        facts = self._herald.facts() | {"backlog": backlog}
+        problems, degraded = unread + self._problems(facts), _degraded(facts)
         engines = [
             {"model": bundle.name, "engine": str(plan), "engine_reason": plan.reason}
             for bundle, plan in zip(self._models.bundles, self._models.plans, strict=True)
@@ -55,19 +58,28 @@ class Health:
         said = [
             (not facts["connected"], "no connection to the broker"),
             (facts["denied"], f"the broker denies this gateway's account to read {', '.join(facts['denied'])}"),
+            (facts["namesake"], f"another gateway runs under this one's name: session {facts['namesake']}"),
             (facts["full"], "the disk quota is used up: devices keep what they have"),
             (facts["bad_folders"], f"pictures are refused: {'; '.join(facts['bad_folders'])}"),
             (self._writer.refused, f"the disk takes nothing, devices keep what they have: {self._writer.refused}"),
             (silent_s > STALE_BEAT_S, f"the pipeline has not moved for {silent_s:.0f} s"),
         ]
-        return [text for wrong, text in said if wrong]
+        failing = [f"model {name} fails: {why[:SAID_CHARACTERS]}" for name, why in self._models.failing.items()]
+        return [text for wrong, text in said if wrong] + failing
+
+    async def _backlog(self) -> tuple[dict[str, int], list[str]]:
+        """Return how many rows wait in each lane; and what is wrong with the file that has them, if anything is."""
+        try:
+            return (await asyncio.to_thread(self._uplink.facts))["backlog"], []
+        except (Damaged, StorageFailed) as error:
+            return {}, [f"the gateway's own file cannot be read: {str(error)[:SAID_CHARACTERS]}"]
 
     def _silent_s(self) -> float:
         return max(self._intake.beat.silent_s(), self._writer.beat.silent_s())
 
     async def _metrics_text(self, _request: Request) -> Response:
-        facts = await asyncio.to_thread(self._uplink.facts)
-        for lane, count in facts["backlog"].items():
+        backlog, _ = await self._backlog()
+        for lane, count in backlog.items():
             self._metrics.backlog.labels(lane).set(count)
         said = self._herald.facts()
         self._metrics.connected.set(said["connected"])

@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -494,6 +495,7 @@ def test_an_upload_is_answered_raw_and_as_a_form(floor: Floor) -> None:
         (b"hello", 422, "not a JPEG, PNG or WebP"),
         (b"", 422, "not a JPEG, PNG or WebP"),
         (JPEG[: len(JPEG) // 2], 422, "cut short"),
+        (JPEG[:2] + 2 * (b"\xff\xfe\0\x12" + images.MARK + b"}}") + JPEG[2:], 422, "carries attributes twice"),
         (bytes(MAX_PAYLOAD_BYTES + 1), 413, f"at most {MAX_PAYLOAD_BYTES} bytes"),
     ],
 )
@@ -625,6 +627,66 @@ def test_hundreds_who_are_connected_and_say_nothing_use_nothing_up(floor: Floor)
             stack.enter_context(socket.create_connection(("127.0.0.1", floor.gateway.port), 10))
         assert floor.gateway.health()[0] == 200
         assert len(list(Path(f"/proc/{floor.gateway.process.pid}/fd").iterdir())) < 200
+
+
+def test_a_gateway_says_of_whatever_goes_wrong_that_it_is_not_well(tmp_path: Path) -> None:
+    """A model without answers, its own file damaged, another gateway under its name: each in turn, one by one."""
+    broker = EmbeddedBroker()
+    with ExitStack() as stack:
+        stack.callback(broker.stop)
+        model = {"bundle": str(overflowing_bundle(tmp_path / "dense"))}
+        gateway = stack.enter_context(running(tmp_path / "g", broker.address, models=[model]))
+        wait_until(lambda: gateway.health()[0] == 200, "it is well", START_S)
+
+        black, white = (bytes(cv2.imencode(".png", np.full((3, 2, 3), v, np.uint8))[1].tobytes()) for v in (0, 255))
+        for _ in range(3):
+            assert "inference failed" in gateway.ask("POST", "/predict", white).json()["error"]
+        status, said = gateway.health()
+        assert (status, len(said["problems"])) == (503, 1)
+        assert said["problems"][0].startswith("model dense@1 fails: ")
+        assert gateway.ask("POST", "/predict", black).status == 200
+        assert gateway.health()[0] == 200
+
+        with closing(sqlite3.connect(gateway.home / "state" / "gateway.db")) as file, file:
+            file.execute("UPDATE own_epoch SET next_seq = next_seq + 1")
+        status, said = gateway.health()
+        assert (status, said["backlog"], len(said["problems"])) == (503, {}, 1)
+        assert said["problems"][0].startswith("the gateway's own file cannot be read: ")
+        assert gateway.metric("millrace_broker_connected") == 1
+        with closing(sqlite3.connect(gateway.home / "state" / "gateway.db")) as file, file:
+            file.execute("UPDATE own_epoch SET next_seq = next_seq - 1")
+        assert gateway.health()[0] == 200
+
+        client = stack.enter_context(Client(broker.address, "namesake", protocol=MQTTProtocolVersion.MQTTv311))
+        numbers = iter(range(10**6))
+
+        def is_heard() -> bool:
+            status = {"state": "online", "session": "another", "uptimens": str(next(numbers))}
+            client.publish("millrace/gateway/g1/status", json.dumps(status).encode())
+            return gateway.health()[0] == 503
+
+        wait_until(is_heard, "it hears the other")
+        assert gateway.health()[1]["problems"] == ["another gateway runs under this one's name: session another"]
+
+
+def overflowing_bundle(folder: Path) -> Path:
+    """Return a bundle whose model gives no numbers for a picture that is not dark."""
+    folder.mkdir()
+    with (folder / "dense.npz").open("wb") as file:
+        weights = np.full((18, 2), 3e38, np.float32)
+        np.savez(file, shape=np.array([1, 3, 2, 3]), weights=weights, bias=np.zeros(2, np.float32))
+    manifest = {
+        "name": "dense",
+        "version": 1,
+        "file": "dense.npz",
+        "sha256": hashlib.sha256((folder / "dense.npz").read_bytes()).hexdigest(),
+        "input": {"width": 2, "height": 3},
+        "output": {"activation": "logits"},
+        "labels": ["a", "b"],
+        "licence": "Apache-2.0",
+    }
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    return folder
 
 
 @pytest.mark.mosquitto
