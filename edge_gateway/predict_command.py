@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -17,6 +18,7 @@ from millrace.settings import read_secret
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 1 << 20
+_KINDS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -74,15 +76,13 @@ def ask(url: str, picture: bytes, channel: str, token: str | None) -> list[dict[
 
 def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     """Return a connection that is not made yet, and the path below which the gateway's own paths stand."""
-    try:
+    with suppress(ValueError, http.client.InvalidURL):
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise click.BadParameter(f"{url!r} is no address such as http://127.0.0.1:8470", param_hint="--gateway")
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(host, port, timeout=CONNECT_TIMEOUT_S), quote(parts.path.rstrip("/"))
+        host = parts.hostname or ""
+        host.encode("idna")  # as the look-up will
+        if host and parts.scheme in _KINDS:
+            return _KINDS[parts.scheme](host, parts.port, timeout=CONNECT_TIMEOUT_S), quote(parts.path.rstrip("/"))
+    raise click.BadParameter(f"{url!r} is no address such as http://127.0.0.1:8470", param_hint="--gateway")
 
 
 def _results(status: int, body: bytes, url: str) -> list[dict[str, Any]]:

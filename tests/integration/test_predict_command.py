@@ -134,7 +134,9 @@ def test_predict_without_a_gateway_ends_with_69(picture: Path) -> None:
     assert f"no gateway at {url}" in done.stderr
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://gateway", "http://gateway:port", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:80", "ftp://gateway", "http://gateway:port", "http://[::1", "http://a b", "http://a..b"]
+)
 def test_predict_takes_only_an_address(picture: Path, url: str) -> None:
     done = predict(picture, "--gateway", url)
     assert done.returncode == 2
