@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 0.05
 """Between two interpreters that are loaded beside the line: what one held up is through before the next."""
+READY_S = 60.0
+"""For so long the old one serves on while the new one's accelerator is opened: else the CPU would serve meanwhile."""
 
 
 class SwapRefused(Exception):
@@ -41,6 +43,7 @@ def swap(models: Models, place: int, folder: Path, swaps: Swaps) -> str:
         models.check_room(bundle.name, memory_bytes)
         serving = models.open(place, bundle, PAUSE_S)
         serving.memory_bytes = memory_bytes  # measured where nothing else was going on
+        serving.guard.wait_tried(READY_S)
     except (ConfigError, EngineFailed, trial.TrialFailed) as error:
         log.error('swap_refused binding=%s folder=%s error="%s"', settings.binding, folder, error)
         raise SwapRefused(f"{error}; {present.name} serves on") from None

@@ -70,13 +70,17 @@ class Accelerator:
         self.doubted = 0
         """How many answers it gave before it was found to give wrong ones, since it last had given the golden ones."""
         self._users, self._count = 0, threading.Lock()
-        self._stop = threading.Event()
+        self._tried, self._stop = threading.Event(), threading.Event()
         self._keeper = threading.Thread(target=self._keep, name=f"accelerator-{model}", daemon=True)
 
     def begin(self, known: Golden, infos: tuple[TensorInfo, ...]) -> None:
         """Have it opened and tried from now on, by a thread of its own; `infos` are its twin's input and outputs."""
         self._golden, self._infos = known, infos
         self._keeper.start()
+
+    def wait_tried(self, timeout_s: float) -> None:
+        """Return once it serves or has failed for the first time since `begin`, or after so long."""
+        self._tried.wait(timeout_s)
 
     def beside(self, twin: Engine) -> Engine:
         """Return an engine for one worker: the accelerator, and this twin, warm, for when it does not serve.
@@ -134,6 +138,7 @@ class Accelerator:
         while not self._stop.wait(self._pause_s()):
             if not self._standby.serves():
                 self._try()
+                self._tried.set()
             elif self._turn.acquire(blocking=False):  # else it is asked by others, who notice what is wrong
                 try:
                     self._look()

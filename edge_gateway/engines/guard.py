@@ -53,6 +53,12 @@ class Guard:
         for accelerator in self._accelerators.values():
             accelerator.begin(known, (self._twin.input, *self._twin.outputs))
 
+    def wait_tried(self, timeout_s: float) -> None:
+        """Return once each accelerator serves or has failed for the first time since `begin`, or after so long."""
+        until_s = self._clock.uptime_s() + timeout_s
+        for accelerator in self._accelerators.values():
+            accelerator.wait_tried(max(0.0, until_s - self._clock.uptime_s()))
+
     @property
     def doubted(self) -> int:
         """How many answers of accelerators may have been wrong; what was kept while there were fewer is no use."""

@@ -19,10 +19,12 @@ from edge_gateway.bundle import load_bundle
 from edge_gateway.engines.accelerated import Served
 from edge_gateway.engines.isolated import AskedTwice
 from edge_gateway.engines.standby import State
+from edge_gateway.hot_swap import swap
 from edge_gateway.models import Models
 from edge_gateway.pipeline import Workers
 from edge_gateway.serving import GOLDEN_PICTURES
 from edge_gateway.settings import AcceleratorSettings, DelegateSettings, ModelSettings
+from edge_gateway.swaps import Swaps
 from millrace_models import bundle_path
 
 PARTS = bundle_path("parts")
@@ -152,6 +154,18 @@ def test_what_a_lying_delegate_said_is_in_doubt_and_not_remembered(library: Path
         models.exchange(0, models.open(0, load_bundle(PARTS)))  # it has no doubts of its own
         assert said(models.infer(picture, [0], "d1")) == said(cpu.infer(picture, [0]))
         wait_until(lambda: not accelerator._keeper.is_alive(), "the old one waits no more for its next trial")
+
+
+@pytest.mark.parametrize(("mode", "state"), [("", State.SERVING), ("refuse", State.FAILED)])
+def test_a_swap_waits_until_the_new_ones_delegate_serves_or_has_failed(
+    library: Path, tmp_path: Path, mode: str, state: State
+) -> None:
+    """While it is opened the old one's delegate serves, and not the new one's CPU."""
+    second = shutil.copytree(PARTS, tmp_path / "parts-2")
+    (second / "manifest.yaml").write_text((PARTS / "manifest.yaml").read_text().replace("version: 1", "version: 2"))
+    with on_delegate(library, ONCE, mode=mode) as models:
+        assert swap(models, 0, second, Swaps(tmp_path)) == "parts@2"
+        assert (only(models).model, only(models).state) == ("parts@2", state)
 
 
 def test_a_model_that_may_crash_its_runtime_is_kept_apart_on_the_cpu_too() -> None:
