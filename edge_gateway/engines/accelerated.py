@@ -68,7 +68,7 @@ class Accelerator:
         self._unproven = 0
         """How many answers it gave since it last gave the golden ones."""
         self.doubted = 0
-        """How many answers it gave before it was found to give wrong ones, since it last had given the golden ones."""
+        """How many answers it gave before it failed, since it last had given the golden ones: nobody proves them."""
         self._users, self._count = 0, threading.Lock()
         self._tried, self._stop = threading.Event(), threading.Event()
         self._keeper = threading.Thread(target=self._keep, name=f"accelerator-{model}", daemon=True)
@@ -182,9 +182,9 @@ class Accelerator:
         for place, tensor in enumerate(self._golden.inputs):
             wrong = self._golden.mismatch(place, self._outputs(tensor), outputs)
             if wrong:
-                self.doubted, self._unproven = self.doubted + self._unproven, 0
+                doubted = self.doubted + self._unproven
                 raise self._engine.give_up(
-                    Reason.MISMATCH, f"{wrong}; answers in doubt: {self.doubted}" if self.doubted else wrong
+                    Reason.MISMATCH, f"{wrong}; answers in doubt: {doubted}" if doubted else wrong
                 )
         self._unproven = 0
         self._checked_s = self._asked_s = self._clock.uptime_s()
@@ -199,6 +199,7 @@ class Accelerator:
         if self._stop.is_set():
             return
         now_s = self._clock.uptime_s()
+        self.doubted, self._unproven = self.doubted + self._unproven, 0
         self._standby.failed(error.reason, str(error), now_s)
         log.warning(
             "accelerator_failed model=%s accelerator=%s reason=%s retry_s=%.0f error=%s",

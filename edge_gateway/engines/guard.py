@@ -61,7 +61,7 @@ class Guard:
 
     @property
     def doubted(self) -> int:
-        """How many answers of accelerators may have been wrong; what was kept while there were fewer is no use."""
+        """How many answers of accelerators nobody vouches for; what was kept while there were fewer is no use."""
         return sum(accelerator.doubted for accelerator in list(self._accelerators.values()))
 
     def served(self) -> list[Served]:

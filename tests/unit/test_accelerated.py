@@ -85,6 +85,7 @@ def test_the_twin_answers_what_the_accelerator_did_not_and_it_serves_again_once_
             ill.touch()
             assert all(same(engine.infer(tensor), Odd().infer(tensor)) for tensor in tensors[3:])
         assert twin.asked == [0.0, 4.0, 5.0]
+        assert found.doubted == 3
         assert found.served().fallbacks == {reason: 1}
         ill.unlink()
         serves(found)
