@@ -42,8 +42,7 @@ class Health:
         return self._silent_s() <= STALE_BEAT_S
 
     async def _health(self, _request: Request) -> Response:
-        backlog, unread = await self._backlog()
-        facts = self._herald.facts() | {"backlog": backlog}
+        facts, unread = await asyncio.to_thread(self._look)
         problems, degraded = unread + self._problems(facts), _degraded(facts)
         engines = [
             {"model": bundle.name, "engine": str(plan), "engine_reason": plan.reason}
@@ -67,24 +66,24 @@ class Health:
         failing = [f"model {name} fails: {why[:SAID_CHARACTERS]}" for name, why in self._models.failing.items()]
         return [text for wrong, text in said if wrong] + failing
 
-    async def _backlog(self) -> tuple[dict[str, int], list[str]]:
-        """Return how many rows wait in each lane; and what is wrong with the file that has them, if anything is."""
+    def _look(self) -> tuple[dict[str, Any], list[str]]:
+        """Return what is true now; and what is wrong with the file that says what waits. A disk may keep it long."""
+        facts = self._herald.facts() | {"backlog": {}}
         try:
-            return (await asyncio.to_thread(self._uplink.facts))["backlog"], []
+            return facts | self._uplink.facts(), []
         except (Damaged, StorageFailed) as error:
-            return {}, [f"the gateway's own file cannot be read: {str(error)[:SAID_CHARACTERS]}"]
+            return facts, [f"the gateway's own file cannot be read: {str(error)[:SAID_CHARACTERS]}"]
 
     def _silent_s(self) -> float:
         return max(self._intake.beat.silent_s(), self._writer.beat.silent_s())
 
     async def _metrics_text(self, _request: Request) -> Response:
-        backlog, _ = await self._backlog()
-        for lane, count in backlog.items():
+        facts, _ = await asyncio.to_thread(self._look)
+        for lane, count in facts["backlog"].items():
             self._metrics.backlog.labels(lane).set(count)
-        said = self._herald.facts()
-        self._metrics.connected.set(said["connected"])
-        self._metrics.damaged_files.set(said["damaged"]["files"])
-        self._metrics.damaged_bytes.set(said["damaged"]["bytes"])
+        self._metrics.connected.set(facts["connected"])
+        self._metrics.damaged_files.set(facts["damaged"]["files"])
+        self._metrics.damaged_bytes.set(facts["damaged"]["bytes"])
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

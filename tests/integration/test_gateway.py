@@ -16,7 +16,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -667,6 +667,18 @@ def test_a_gateway_says_of_whatever_goes_wrong_that_it_is_not_well(tmp_path: Pat
 
         wait_until(is_heard, "it hears the other")
         assert gateway.health()[1]["problems"] == ["another gateway runs under this one's name: session another"]
+
+
+def test_a_file_that_keeps_health_waiting_keeps_nobody_else(tmp_path: Path, no_broker: Address) -> None:
+    with running(tmp_path / "g", no_broker) as gateway, ThreadPoolExecutor(1) as pool:
+        with closing(sqlite3.connect(gateway.home / "state" / "sync.db", isolation_level=None)) as file:
+            file.execute("BEGIN EXCLUSIVE")  # a reader waits 5 s each time that it asks
+            health = pool.submit(gateway.health)
+            assert not wait([health], 0.3).done
+            for _ in range(3):
+                assert gateway.ask("GET", "/v2/health/live", timeout=4).status == 200
+            assert not health.done()
+        assert health.result()[0] == 503
 
 
 def overflowing_bundle(folder: Path) -> Path:
