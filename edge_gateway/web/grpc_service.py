@@ -145,8 +145,7 @@ class GrpcService:
         return message("ServerMetadataResponse")(**self._inference.metadata())
 
     async def _model_metadata(self, request: Any) -> Any:
-        _, signature = self._inference.find(request.name, request.version or None)
-        return message("ModelMetadataResponse")(**signature.metadata())
+        return message("ModelMetadataResponse")(**self._inference.describe(request.name, request.version or None))
 
     async def _infer(self, request: Any) -> Any:
         place, signature = self._inference.find(request.model_name, request.model_version or None)

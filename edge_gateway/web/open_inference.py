@@ -52,7 +52,10 @@ class OpenInference:
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def _model(self, request: Request) -> Response:
-        return JSONResponse(self._find(request)[1].metadata())
+        try:
+            return JSONResponse(self._inference.describe(*_model_of(request)))
+        except UnknownModel as error:
+            raise HTTPException(404, str(error)) from None
 
     async def _model_ready(self, request: Request) -> Response:
         _, signature = self._find(request)
@@ -81,9 +84,13 @@ class OpenInference:
 
     def _find(self, request: Request) -> tuple[int, Signature]:
         try:
-            return self._inference.find(request.path_params["model"], request.path_params.get("version"))
+            return self._inference.find(*_model_of(request))
         except UnknownModel as error:
             raise HTTPException(404, str(error)) from None
+
+
+def _model_of(request: Request) -> tuple[str, str | None]:
+    return request.path_params["model"], request.path_params.get("version")
 
 
 def _json_bytes(request: Request) -> int | None:

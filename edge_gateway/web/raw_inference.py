@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.metrics import Metrics
@@ -42,6 +43,13 @@ class RawInference:
     def signatures(self) -> list[Signature]:
         """Return what each model takes and gives."""
         return [signature_of(described) for described in self._models.describe()]
+
+    def describe(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return what is said of a model, with every version of it that may be asked for. Errors: UnknownModel."""
+        _, signature = self.find(name, version)
+        manifests = [described.bundle.manifest for described in self._models.describe()]
+        versions = sorted({manifest.version for manifest in manifests if manifest.name == name})
+        return signature.metadata() | {"versions": [str(version) for version in versions]}
 
     def find(self, name: str, version: str | None) -> tuple[int, Signature]:
         """Return a model's place and signature; without a version its latest. Errors: UnknownModel."""

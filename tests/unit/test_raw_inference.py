@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from edge_gateway.engines.engine import Tensor
+from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models, Replaced
 from edge_gateway.pipeline import Workers
 from edge_gateway.settings import ModelSettings
+from edge_gateway.web.raw_inference import RawInference, UnknownModel
+from edge_gateway.web.room import Share
 from millrace.images import BadPicture
 from millrace_models import bundle_path
 
@@ -48,6 +53,19 @@ def test_a_model_says_what_goes_in_and_what_comes_out(models: Models) -> None:
     assert said.bundle.name == "parts@1"
     assert (said.input.shape, said.input.dtype) == ((1, 96, 96, 3), np.uint8)
     assert [output.shape for output in said.outputs] == [(1, len(said.bundle.labels))]
+
+
+def test_a_model_is_described_with_every_version_that_serves(tmp_path: Path) -> None:
+    shutil.copytree(bundle_path("parts"), tmp_path / "parts-10")
+    manifest = tmp_path / "parts-10" / "manifest.yaml"
+    manifest.write_text(manifest.read_text().replace("version: 1\n", "version: 10\n"))
+    bound = [ModelSettings(bundle=tmp_path / "parts-10"), *[ModelSettings(bundle=bundle_path("parts"))] * 2]
+    models = Models(bound, 1_000_000)
+    inference = RawInference(models, Workers(models, 1), Share(1), Metrics(), lambda: True)
+    assert [inference.describe("parts", version)["versions"] for version in (None, "1", "10")] == [["1", "10"]] * 3
+    assert [inference.find("parts", version)[0] for version in (None, "1", "10")] == [0, 1, 0]
+    with pytest.raises(UnknownModel, match="model 'parts' has the versions"):
+        inference.describe("parts", "2")
 
 
 def test_a_tensor_and_its_picture_give_the_same_on_a_thread_of_the_workers(models: Watched, workers: Workers) -> None:
