@@ -120,7 +120,7 @@ def spoken_for(row: Entry) -> Iterator[_Span]:
     try:
         event = events.decode_json(row.body, len(row.body))
         yield topics.origin_of(event.key.source), event.key.epoch, event.key.seq, event.key.seq
-        if event.type == events.RESULT:
+        if event.type == events.RESULT and not events.is_of_window(event.data or {}):
             device, _, event_id = (event.subject or "").split("/")
             epoch, seq = events.parse_id(event_id)
             yield f"device/{device}", epoch, seq, seq

@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from edge_gateway.admission import Arrived, Outcome
+from edge_gateway.assembly import Assembly
 from edge_gateway.metrics import Metrics
 from edge_gateway.own_events import OwnEvents
 from edge_gateway.quarantine import Quarantine
@@ -35,24 +36,26 @@ class Accepting:
         time: clock.Clock,
         own: OwnEvents,
         quarantine: Quarantine,
+        assembly: Assembly | None = None,
     ) -> None:
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
-        self._own, self._quarantine = own, quarantine
+        self._own, self._quarantine, self._assembly = own, quarantine, assembly
         self._policy = lru_cache(POLICIES_KEPT)(settings.policy)
 
     def accept(self, item: Arrived, event: events.Event, stream: Stream, work: Work) -> None:
         """Count the event as taken in its stream, write what it becomes and remember the answer."""
         stream.account(event.key.seq, event.key.seq)
         work.received[item.device, item.topic.kind.value] += 1
-        if item.type == events.FRAME:
-            self._accept_frame(item, event, stream, work)
+        answer = self._assembly.came(item, event, stream, work) if self._assembly is not None else None
+        if item.type in (events.FRAME, events.LEDGER):
+            if item.type == events.FRAME:
+                self._accept_frame(item, event, stream, work)
+            else:
+                self._accept_ledger(item, event, stream, work)
+            if answer is not None:  # readings came ahead of it; who sends it again hears nothing of them
+                answer()
             return
         work.done.replies.append((item, []))
-        if item.type == events.LEDGER:
-            self._accept_ledger(item, event, work)
-            position = self._append(Lane.RESULT, event)
-            self._store.remember(stream, event.key.seq, Answer(position, 0, item.remembered_as))
-            return
         if self._policy(item.device, str(item.topic.channel)).readings == "all":
             lane = Lane.BULK
         else:
@@ -60,9 +63,15 @@ class Accepting:
             work.declare(item.device, stream.epoch, event.key.seq, event.key.seq, "local", "readings: none")
         body = events.encode_json(event) if item.body is None else item.body
         draft = Draft(lane, event.key.epoch, event.key.seq, body)
-        self._store.accept(draft, stream, item.remembered_as, self._clock.uptime_s())
+        self._store.accept(draft, stream, item.remembered_as, self._clock.uptime_s(), answer)
 
-    def _accept_ledger(self, item: Arrived, event: events.Event, work: Work) -> None:
+    def _accept_ledger(self, item: Arrived, event: events.Event, stream: Stream, work: Work) -> None:
+        work.done.replies.append((item, []))
+        self._account_for(item, event, work)
+        position = self._append(Lane.RESULT, event)
+        self._store.remember(stream, event.key.seq, Answer(position, 0, item.remembered_as))
+
+    def _account_for(self, item: Arrived, event: events.Event, work: Work) -> None:
         record = events.LedgerData.model_validate(event.data)
         try:
             spoken_of = work.stream(item.device, record.epoch, self._clock.uptime_s())
@@ -152,6 +161,8 @@ class Accepting:
                 work.counts.append(partial(self._metrics.inference.labels(prediction.model).observe, infer_ms / 1000))
             if event.truth is not None:
                 data["truth"] = event.truth
+            if prediction.value is not None:
+                data["value"] = prediction.value
             if prediction.detections is not None:
                 data["detections"] = [one.data() for one in prediction.detections]
             self._own.result(item.device, channel, subject, data, work, now)

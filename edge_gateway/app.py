@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from edge_gateway.assembly import WindowModels
 from edge_gateway.commit import Committer
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.engines.engine import EngineFailed
@@ -92,6 +93,7 @@ def serve(settings: GatewaySettings) -> None:
 
 
 def _serve_with(models: Models, swaps: Swaps, workers: Workers, settings: GatewaySettings, time: clock.Clock) -> None:
+    windows = _window_models(models, workers, settings)
     store = Store(
         settings.state_dir,
         clock.machine_id(),
@@ -120,6 +122,7 @@ def _serve_with(models: Models, swaps: Swaps, workers: Workers, settings: Gatewa
         sheds=sheds,
         twins=twins,
         gateways=gateways,
+        windows=windows,
     )
     writer = Writer(settings, line, store, committer, connection, metrics, time)
     uplink = Uplink(settings, time)
@@ -154,6 +157,16 @@ def _serve_with(models: Models, swaps: Swaps, workers: Workers, settings: Gatewa
         run(actors, time, ready=ready)
     finally:
         store.close()
+
+
+def _window_models(models: Models, workers: Workers, settings: GatewaySettings) -> WindowModels | None:
+    wanted = models.windows()
+    if not wanted:
+        return None
+    names = {place: models.bundles[place].manifest.name for place in wanted}
+    windows = WindowModels(wanted, names, workers.ask_window)
+    windows.check_room(settings.limits.windows_bytes)
+    return windows
 
 
 def _web(

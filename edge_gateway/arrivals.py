@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from edge_gateway.accepting import Accepting
 from edge_gateway.admission import Arrived
+from edge_gateway.assembly import Assembly
 from edge_gateway.metrics import Metrics
-from edge_gateway.own_events import OwnEvents, result_message
+from edge_gateway.own_events import OwnEvents, repeated_result
 from edge_gateway.quarantine import Quarantine
 from edge_gateway.receipts import Receipts
 from edge_gateway.settings import GatewaySettings
@@ -29,10 +30,11 @@ class Arrivals:
         own: OwnEvents,
         receipts: Receipts,
         quarantine: Quarantine,
+        assembly: Assembly | None = None,
     ) -> None:
         self._settings, self._store, self._metrics, self._clock = settings, store, metrics, time
         self._own, self._receipts, self._quarantine = own, receipts, quarantine
-        self._accepting = Accepting(settings, store, metrics, time, own, quarantine)
+        self._accepting = Accepting(settings, store, metrics, time, own, quarantine, assembly)
 
     def take(self, item: Arrived, work: Work) -> None:
         """Accept an event that is new, answer one that came before, leave alone what there is no room for.
@@ -134,6 +136,5 @@ class Arrivals:
             self._own.alarm("key_conflict", item.device, text, work)
             self._quarantine.keep_conflict(item, text)
         bodies = [entry.body for entry in self._store.results_of(answer)]
-        channel = str(item.topic.channel)
-        work.done.results += [result_message(self._settings.prefix, item.device, channel, body) for body in bodies]
+        work.done.results += [repeated_result(self._settings.prefix, body) for body in bodies]
         work.done.replies.append((item, [dict(events.decode_json(body).data or {}) for body in bodies]))

@@ -169,7 +169,7 @@ def _unit(bundle: Bundle) -> Tensor:
     """Return what x and y are to be divided by to be ratios of what the model saw."""
     wanted = bundle.manifest
     pixels = wanted.output.coordinates == "pixels"
-    return np.array([wanted.input.width, wanted.input.height] if pixels else [1.0, 1.0])
+    return np.array([wanted.picture.width, wanted.picture.height] if pixels else [1.0, 1.0])
 
 
 def _columns(output: TensorInfo) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from edge_gateway.window_input import WindowSettings
 from millrace import jsontext
 from millrace.settings import ConfigError, Section, load
 
@@ -27,11 +28,12 @@ BoxStyle = Literal["ssd", "boxes_scores", "yolo", "fastestdet"]
 
 
 class InputSettings(Section):
-    """What the model sees: real value = (pixel - mean) / std, quantized by the model's own scale and zero point.
+    """The picture that it sees: real value = (pixel - mean) / std, quantized by the model's own scale and zero point.
 
     `mean` and `std` are one number, or a list with one for each colour in the order of `color`.
     """
 
+    kind: Literal["picture"] = Field("picture", description="A picture; another kind is `window`.")
     width: Annotated[int, Field(ge=1, le=4096)] = Field(description="Width in pixels.")
     height: Annotated[int, Field(ge=1, le=4096)] = Field(description="Height in pixels.")
     layout: Literal["NHWC", "NCHW"] = Field(
@@ -59,12 +61,25 @@ class InputSettings(Section):
         return self
 
 
+def _kind_of_input(value: Any) -> str:
+    return str(value.get("kind", "picture") if isinstance(value, dict) else getattr(value, "kind", "picture"))
+
+
+InputKind = Annotated[
+    Annotated[InputSettings, Tag("picture")] | Annotated[WindowSettings, Tag("window")],
+    Discriminator(
+        _kind_of_input, custom_error_type="kind", custom_error_message="kind: must be one of picture, window"
+    ),
+]
+
+
 class OutputSettings(Section):
     """What the model gives."""
 
     activation: Literal["softmax", "logits"] = Field(
         "softmax", description="softmax: scores already; logits: the gateway makes scores of them."
     )
+    limit: float = Field(0.5, description="Number from which the second label holds; for task: score.")
     style: BoxStyle | None = Field(None, description="How a detector writes down its boxes; needed for one.")
     coordinates: Literal["ratios", "pixels"] = Field(
         "ratios", description="What raw boxes (boxes_scores, yolo) are given in: ratios or pixels of the input."
@@ -92,7 +107,7 @@ class Manifest(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")] = Field(description="Name of the model.")
     version: Annotated[int, Field(ge=1)] = Field(description="Version; a later one is greater.")
-    task: Literal["classification", "detection"] = Field("classification", description="What the model does.")
+    task: Literal["classification", "detection", "score"] = Field("classification", description="What the model does.")
     file: FileName = Field("model.tflite", description="The model's file in this folder: .tflite, .onnx or .npz.")
     sha256: Digest = Field(description="SHA-256 of the model's file.")
     edgetpu_file: FileName | None = Field(
@@ -100,7 +115,7 @@ class Manifest(Section):
         description="The same model compiled for the Edge TPU, in this folder; file stands in where there is none.",
     )
     edgetpu_sha256: Digest | None = Field(None, description="SHA-256 of edgetpu_file.")
-    input: InputSettings = Field(description="What goes in.")
+    input: InputKind = Field(description="What goes in.")
     quantization: Literal["full_integer", "none"] | None = Field(
         None,
         description="full_integer: input and output are 8-bit integers; none: floating point. Given, it is checked.",
@@ -129,6 +144,22 @@ class Manifest(Section):
         if self.task != "detection" and self.output.style is not None:
             raise ValueError("output.style is for task: detection")
         return self
+
+    @model_validator(mode="after")
+    def _is_for_windows(self) -> Manifest:
+        if isinstance(self.input, WindowSettings):
+            if self.task == "detection":
+                raise ValueError("input.kind: window is for task: classification or score; a detector takes pictures")
+            if self.golden:
+                raise ValueError("golden: holds pictures, and the model takes windows of readings: leave it out")
+        return self
+
+    @property
+    def picture(self) -> InputSettings:
+        """The picture that it takes. Errors: ConfigError for a model that takes windows of readings."""
+        if isinstance(self.input, WindowSettings):
+            raise ConfigError([f"model {self.name}: takes windows of readings, and here pictures are given"])
+        return self.input
 
     @model_validator(mode="after")
     def _both_of_the_edgetpu(self) -> Manifest:
@@ -189,6 +220,10 @@ def load_bundle(folder: Path) -> Bundle:
     nothing = [NOTHING] if manifest.task == "detection" else []
     if nothing and NOTHING in labels:
         raise ConfigError([f"{path}: labels: {NOTHING!r} is what a picture without any is called: name it otherwise"])
+    if manifest.task == "score" and len(labels) != 2:
+        raise ConfigError(
+            [f"{path}: labels: two for task: score, below output.limit and from it on; not {len(labels)}"]
+        )
     unknown = [label for label in manifest.ok_labels if label not in [*labels, *nothing]]
     if unknown:
         raise ConfigError([f"{path}: ok_labels: {unknown[0]!r} is none of the labels"])

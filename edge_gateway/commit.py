@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed
 from edge_gateway.arrivals import Arrivals
+from edge_gateway.assembly import Assembly, WindowModels
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.metrics import Metrics
 from edge_gateway.overflow import Overflow
@@ -48,14 +49,21 @@ class Committer:
         sheds: Sheds | None = None,
         twins: Twins | None = None,
         gateways: Gateways | None = None,
+        windows: WindowModels | None = None,
     ) -> None:
-        """`shares` says how much each device may have under way, all of it by default."""
+        """`shares` says how much each device may have under way, all of it by default.
+
+        `windows` are the models that take windows of readings, if there are any.
+        """
         self._store, self._metrics, self._clock = store, metrics, time
         self._register, self._sheds = register or Register(store, settings.limits), sheds or Sheds()
         self._own = OwnEvents(settings, store, time)
         self._receipts = Receipts(settings, store, time, shares)
         self._quarantine = Quarantine(settings, store, metrics, time, self._own)
-        self._arrivals = Arrivals(settings, store, metrics, time, self._own, self._receipts, self._quarantine)
+        self._assembly = Assembly(settings, store, metrics, time, self._own, windows) if windows is not None else None
+        self._arrivals = Arrivals(
+            settings, store, metrics, time, self._own, self._receipts, self._quarantine, self._assembly
+        )
         self._statuses = Statuses(
             settings, store, time, self._own, twins or Twins(), gateways or Gateways(settings.gateway, "")
         )
@@ -102,6 +110,8 @@ class Committer:
                 self._store.save_published()
         except StorageFailed:
             self._store.reload_streams()
+            if self._assembly is not None:
+                self._assembly.undo()
             self._metrics.storage_failures.inc()
             raise
         crashpoints.reached("gateway.committed")
@@ -110,6 +120,8 @@ class Committer:
         for (device, reason), number in work.shed.items():
             self._sheds.add(device, reason, number)
         self._own.committed(work)
+        if self._assembly is not None:
+            self._assembly.committed()
         self._metrics.commits.inc()
         for (device, kind), number in work.received.items():
             self._metrics.received.labels(device, kind).inc(number)
@@ -118,6 +130,10 @@ class Committer:
         for (device, epoch), owed in work.owed.items():
             work.done.receipts[device, epoch] = self._receipts.receipt(device, epoch, owed)
         return work.done
+
+    def weight(self, item: Finished) -> float:
+        """Return for how many windows of readings a commit has to wait because of an item, on the average."""
+        return self._assembly.weight(item) if self._assembly is not None and isinstance(item, Arrived) else 0.0
 
     def make_room(self) -> int:
         """Above high water let go of unsent rows as overflow policies say; return how many. Errors: StorageFailed."""

@@ -13,6 +13,7 @@ from edge_gateway.bundle import Bundle, load_bundle, weights_bytes
 from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.models import Models
 from edge_gateway.swaps import Swaps
+from edge_gateway.window_input import WindowSettings
 from millrace import crashpoints
 from millrace.blobs import StorageFailed
 from millrace.settings import ConfigError
@@ -70,3 +71,18 @@ def _check_successor(bundle: Bundle, present: Bundle) -> None:
         )
     if bundle.name == present.name and bundle.digest != present.digest:
         raise ConfigError([f"{bundle.folder}: is another model than {present.name}, so give it another version"])
+    if _window(bundle) != _window(present):
+        raise ConfigError(
+            [
+                f"{bundle.folder}: takes {_window(bundle)}, and {present.name} {_window(present)}:"
+                f" to bind another kind of model, change the settings and start again"
+            ]
+        )
+
+
+def _window(bundle: Bundle) -> str:
+    """Return in words what a model's input is made of, as far as the line has to know it."""
+    wanted = bundle.manifest.input
+    if not isinstance(wanted, WindowSettings):
+        return "pictures"
+    return f"windows (values: {wanted.values}, samples: {wanted.samples}, hop: {wanted.hop}, rate_hz: {wanted.rate_hz})"

@@ -85,6 +85,15 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
+        self.windows_broken = Counter(
+            "millrace_windows_broken",
+            "Windows of readings that were broken off, left out or have no result, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.windows_bytes = Gauge(
+            "millrace_windows_bytes", "Bytes of readings held for windows (limits.windows_bytes).", registry=registry
+        )
         self.raw_inferences = Counter(
             "millrace_raw_inferences",
             "Bare inferences for callers of /v2; nothing of them is stored.",

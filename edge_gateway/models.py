@@ -20,6 +20,7 @@ from edge_gateway.prediction import Prediction
 from edge_gateway.serving import Retired, Serving
 from edge_gateway.settings import AcceleratorSettings, ModelSettings
 from edge_gateway.swaps import Swap, Swaps
+from edge_gateway.window_input import WindowSettings
 from millrace.images import BadPicture
 from millrace.settings import ConfigError
 from millrace.words import size
@@ -70,6 +71,7 @@ class Models:
             serving = self._swapped(place, swap) or self.open(place, load_bundle(model.bundle))
             self._serving.append(serving)
             self.check_room("", 0)
+        self._for_pictures = [place for place in range(len(settings)) if place not in self.windows()]
         self.cache: Cache[tuple[Prediction, float]] = Cache(cache_bytes)
 
     def _swapped(self, place: int, swap: Swap | None) -> Serving | None:
@@ -151,33 +153,38 @@ class Models:
         return [serving.engines for serving in self._serving]
 
     def serving(self, device: str, channel: str) -> list[int]:
-        """Return which models serve a channel, by their place in the settings."""
-        return [place for place, model in enumerate(self.settings) if model.serves(device, channel)]
+        """Return which models look at the pictures of a channel, by their place in the settings."""
+        return [place for place in self._for_pictures if self.settings[place].serves(device, channel)]
+
+    def windows(self) -> dict[int, WindowSettings]:
+        """Return what each model takes that takes windows of readings, by its place in the settings."""
+        wanted = {place: serving.bundle.manifest.input for place, serving in enumerate(self._serving)}
+        return {place: one for place, one in wanted.items() if isinstance(one, WindowSettings)}
 
     def describe(self) -> list[Description]:
         """Return what goes into each model and what comes out, by their place in the settings."""
         return [Description(serving.bundle, serving.input, serving.outputs) for serving in self._serving]
 
-    def infer(self, picture: bytes, places: Sequence[int], digest: str | None = None) -> Outcome:
-        """Return what each of these models says of a picture; a picture that cannot be decoded is malformed.
+    def infer(self, given: bytes | Tensor, places: Sequence[int], digest: str | None = None) -> Outcome:
+        """Return what each of these models says of a picture or window; what cannot be decoded is malformed.
 
         `digest` is that of the picture (millrace.images.digest): of an equal one a model need not be asked again.
         """
         outcome = Outcome()
         try:
             for place in places:
-                outcome.predictions.append(self._answer(place, picture, digest))
+                outcome.predictions.append(self._answer(place, given, digest))
         except BadPicture as error:
             outcome.malformed = str(error)
         except EngineFailed as error:
             outcome.malformed = f"inference failed: {error}"
         return outcome
 
-    def _answer(self, place: int, picture: bytes, digest: str | None) -> tuple[Prediction, float, float | None]:
+    def _answer(self, place: int, given: bytes | Tensor, digest: str | None) -> tuple[Prediction, float, float | None]:
         """Return the answer, the threshold, and the milliseconds in the engine: None if the answer was there."""
         while True:
             serving = self._serving[place]
-            make = partial(self._ask, place, serving, picture)
+            make = partial(self._ask, place, serving, given)
             with suppress(Retired):
                 if digest is None:
                     prediction, infer_ms = make()
@@ -185,9 +192,9 @@ class Models:
                 (prediction, infer_ms), was_there = self.cache.get_or_make((digest, serving.digest), make)
                 return prediction, serving.threshold, None if was_there else infer_ms
 
-    def _ask(self, place: int, serving: Serving, picture: bytes) -> tuple[Prediction, float]:
+    def _ask(self, place: int, serving: Serving, given: bytes | Tensor) -> tuple[Prediction, float]:
         try:
-            answer = serving.answer(picture)
+            answer = serving.answer(given)
         except EngineFailed as error:
             self._failures[place] = [*self._failures.get(place, [])[1 - FAILURES_IN_A_ROW :], str(error)]
             raise
@@ -202,7 +209,7 @@ class Models:
         with self.lent(place) as model:
             if model.bundle.name != name:
                 raise Replaced(f"model {name} was replaced meanwhile")
-            return model.engine.infer(model.preparation.tensor(given) if isinstance(given, bytes) else given)
+            return model.engine.infer(model.prepared(given)[0] if isinstance(given, bytes) else given)
 
     @contextmanager
     def lent(self, place: int) -> Iterator[Loaded]:

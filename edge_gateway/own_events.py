@@ -21,6 +21,12 @@ def result_message(prefix: str, device: str, channel: str, body: bytes) -> Messa
     return Message(topics.topic(prefix, topics.Kind.RESULT, device, channel), body, structured=True)
 
 
+def repeated_result(prefix: str, body: bytes) -> Message:
+    """Return how a result that was stored is published."""
+    device, channel, _ = str(events.decode_json(body).subject).split("/")
+    return result_message(prefix, device, channel, body)
+
+
 def alarm_message(prefix: str, gateway: str, body: bytes) -> Message:
     """Return how an alarm is published."""
     return Message(topics.topic(prefix, topics.Kind.GATEWAY_ALARM, gateway), body, retain=True, structured=True)

@@ -106,6 +106,10 @@ class Workers:
             infer = partial(self._models.infer, arrived.payload, places, arrived.digest)
             arrived.outcome = self._crew.submit(places, infer)
 
+    def ask_window(self, place: int, window: Tensor) -> Future[Outcome]:
+        """Begin the inference of a window of readings; the future gives what Models.infer gives."""
+        return self._crew.submit([place], partial(self._models.infer, window, [place]))
+
     def ask(self, place: int, name: str, given: Tensor | bytes) -> Future[tuple[Tensor, ...]]:
         """Begin a bare inference for somebody who is no frame; the future gives what Models.infer_raw gives."""
         return self._crew.submit([place], partial(self._models.infer_raw, place, name, given))
@@ -164,7 +168,7 @@ class Writer:
         first = self._line.get(POLL_S)
         if first is None:
             return []
-        batch, results = [first], int(_is_inferred(first))
+        batch, results = [first], self._results_of(first)
         self._wait_for(first, None)
         deadline_s = self._clock.uptime_s() + self._settings.store.commit_delay_ms / 1000
         while results < self._settings.store.commit_rows and len(batch) < GATHERED_MAX:
@@ -172,11 +176,15 @@ class Writer:
             if item is None:
                 break
             batch.append(item)
-            results += _is_inferred(item)
+            results += self._results_of(item)
             if not self._wait_for(item, deadline_s):
                 self._wait_for(item, None)
                 break
         return batch
+
+    def _results_of(self, item: Item) -> float:
+        """Return how many results an item has: all else costs a commit next to nothing."""
+        return 1.0 if getattr(item.finished, "outcome", None) is not None else self._committer.weight(item.finished)
 
     def _wait_for(self, item: Item, deadline_s: float | None) -> bool:
         """Wait for an item's inference; False if the deadline came first. An engine's failure ends the process."""
@@ -302,8 +310,3 @@ class Writer:
             self._store.mark_published(entry.position)
         log.info("results_republished rows=%d", len(self._tail))
         self._tail = []
-
-
-def _is_inferred(item: Item) -> bool:
-    """Whether somebody waits for a result of it; all else costs a commit next to nothing."""
-    return getattr(item.finished, "outcome", None) is not None

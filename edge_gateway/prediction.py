@@ -32,13 +32,17 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer of one model; `score` is 0 to 1. `detections` is None for a model that looks for none."""
+    """One answer of one model; `score` is 0 to 1, how sure it is.
+
+    `detections` is None for a model that looks for none, `value` for one that gives no plain number.
+    """
 
     model: str
     label: str
     score: float
     defect: bool
     detections: tuple[Detection, ...] | None = None
+    value: float | None = None
 
 
 class Classifier:

@@ -85,7 +85,7 @@ def _spoken_of(entry: Entry) -> Iterator[tuple[str, str, int, int]]:
         kind, _, name = topics.origin_of(value["source"]).partition("/")
         if kind == "device":
             yield name, entry.epoch, entry.seq, entry.seq
-        if value["type"] == events.RESULT:
+        if value["type"] == events.RESULT and not events.is_of_window(value["data"]):
             device, _, event_id = value["subject"].split("/")
             epoch, seq = events.parse_id(event_id)
             yield device, epoch, seq, seq

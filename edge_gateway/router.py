@@ -1,4 +1,4 @@
-"""What is decided about a frame: is the edge's answer sure, does the frame go up, is it kept. No I/O here."""
+"""What is decided about a frame or window: is the edge's answer sure, does the frame go up, is it kept. No I/O here."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def decide(score: float, threshold: float, policy: PolicySettings) -> Decision:
     if policy.frames in ("escalated", "all"):
         return Decision("escalate", f"score {score:.2f} < {threshold:.2f}")
     return Decision("fall_back", f"score {score:.2f} < {threshold:.2f}, frames: {policy.frames}")
+
+
+def decide_window(score: float, threshold: float, policy: PolicySettings) -> Decision:
+    """Say of a window of readings whether the edge's answer stands; the readings go up by their own policy."""
+    if score >= threshold:
+        return Decision("edge", f"score {score:.2f} >= {threshold:.2f}")
+    if policy.readings == "all":
+        return Decision("escalate", f"score {score:.2f} < {threshold:.2f}")
+    return Decision("fall_back", f"score {score:.2f} < {threshold:.2f}, readings: none")
 
 
 def frame_goes(which: FramePolicy, decisions: list[Decision], defect: bool, key: str, sample_ratio: float) -> bool:

@@ -9,7 +9,7 @@ from itertools import count, cycle, islice
 
 from edge_gateway.bundle import Bundle
 from edge_gateway.engines.choice import Plan
-from edge_gateway.engines.engine import EngineFailed
+from edge_gateway.engines.engine import EngineFailed, Tensor
 from edge_gateway.engines.guard import Guard
 from edge_gateway.loaded import Loaded, load, plan_for
 from edge_gateway.prediction import Prediction
@@ -60,8 +60,8 @@ class Serving:
             for choice in islice(cycle(self.plan.choices), engines):
                 time.sleep(pause_s if self._idle else 0.0)
                 self._idle.append(load(bundle, choice, self.guard, settings, max_pixels))
-            tensor = self._idle[0].preparation.tensor
-            self.guard.begin([tensor(picture) for _, picture in bundle.golden[:GOLDEN_PICTURES]])
+            golden = [self._idle[0].prepared(picture)[0] for _, picture in bundle.golden[:GOLDEN_PICTURES]]
+            self.guard.begin(golden)
         except EngineFailed:
             for loaded in self._idle:
                 loaded.engine.close()
@@ -78,14 +78,14 @@ class Serving:
         """What its answers are kept under: another one after an accelerator was found to give wrong answers."""
         return f"{self._digest}-{self.guard.doubted}"
 
-    def answer(self, picture: bytes) -> tuple[Prediction, float]:
-        """Return what the model says of a picture, and the milliseconds in the engine.
+    def answer(self, given: bytes | Tensor) -> tuple[Prediction, float]:
+        """Return what the model says of a picture or a window of readings, and the milliseconds in the engine.
 
         Errors: BadPicture, EngineFailed, Retired.
         """
         loaded = self.borrow()
         try:
-            return loaded.answer(picture)
+            return loaded.answer(given)
         finally:
             self.give_back(loaded)
 

@@ -223,6 +223,11 @@ class LimitSettings(Section):
         4 << 20,
         description="Bytes of answers kept, so that a picture equal to an earlier one costs no inference; 0 for none.",
     )
+    windows_bytes: Bytes = Field(
+        16 << 20,
+        description="Bytes of readings held for models that take windows of them; beyond it the device that was quiet"
+        " longest loses the windows that it had begun.",
+    )
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         12_000_000, description="Largest picture in pixels; its header is checked before anything is decoded."
     )

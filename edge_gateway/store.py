@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from edge_gateway.tables import STEPS, STREAM_WIDTH, TABLES, UNREADABLE, ranges_
 from millrace import crashpoints, healing, ties
 from millrace.blobs import BlobStore
 from millrace.database import Damaged, insert
-from millrace.entries import Draft, Entry, Lane
+from millrace.entries import Draft, Entry, Lane, entry_of
 from millrace.mending import Sighting
 from millrace.outbox import Outbox
 from millrace.outbox_tables import Extension
@@ -65,6 +65,7 @@ class Store:
         self._of_device: dict[str, list[Stream]] = {}
         self._remembered: Counter[int] = Counter()
         self._accepted: list[tuple[Draft, Stream, str]] = []
+        self._answers: dict[int, Callable[[], int]] = {}
         self._accepted_bytes, self._accepted_s = 0, 0.0
         more = Extension(STEPS, TABLES, _OWN_LANES)
         opened = partial(Outbox, self._path, self.blobs, machine_id, more, room=room)
@@ -180,6 +181,7 @@ class Store:
         self._streams.clear()
         self._of_device.clear()
         self._accepted, self._accepted_bytes = [], 0
+        self._answers = {}
         self._declared = dict(self._connection.execute("SELECT stream, ranges FROM declared"))
         for row in self._connection.execute("SELECT * FROM stream").fetchall():
             if not is_believed(row, STREAM_WIDTH):
@@ -215,6 +217,23 @@ class Store:
         ).fetchone()
         return Answer(*row) if row else None
 
+    def latest(self, stream: Stream, count: int) -> Iterator[tuple[int, Answer, Entry | None]]:
+        """Yield the last `count` events of a stream, the highest seq first: seq, answer, and the event's own row.
+
+        The row is None where it is not held, or not where a row that was accepted stands.
+        """
+        self.write_accepted()
+        rows = self._connection.execute(
+            "SELECT answer.seq, answer.position, rows, digest, entry.* FROM answer"
+            " LEFT JOIN entry ON entry.position = answer.position - (rows > 0)"
+            " WHERE stream = ? ORDER BY answer.seq DESC LIMIT ?",
+            (stream.no, count),
+        ).fetchall()
+        for seq, position, results, digest, *row in rows:
+            entry = entry_of(*row) if row[0] is not None else None
+            is_own = entry is not None and entry.intact and (entry.epoch, entry.seq) == (stream.epoch, seq)
+            yield seq, Answer(position, results, digest), entry if is_own else None
+
     def recent_digests(self, stream: Stream, count: int) -> dict[str, int]:
         """Return digest -> seq of the last `count` events of a stream."""
         self.write_accepted()
@@ -241,8 +260,15 @@ class Store:
         """Append to the outbox."""
         return self.outbox.append(drafts, uptime_s)
 
-    def accept(self, draft: Draft, stream: Stream, digest: str, uptime_s: float) -> None:
-        """Append a row that has no results, and remember its answer, with all such of this transaction at once."""
+    def accept(
+        self, draft: Draft, stream: Stream, digest: str, uptime_s: float, answer: Callable[[], int] | None = None
+    ) -> None:
+        """Append a row, and remember its answer, with all such of this transaction at once.
+
+        `answer` appends the row's results, behind it, and returns how many; it may wait for them.
+        """
+        if answer is not None:
+            self._answers[len(self._accepted)] = answer
         self._accepted.append((draft, stream, digest))
         self._accepted_bytes += len(draft.body)
         self._accepted_s = uptime_s
@@ -252,13 +278,28 @@ class Store:
         if not self._accepted:
             return
         accepted, self._accepted, self._accepted_bytes = self._accepted, [], 0
+        answers, self._answers = self._answers, {}
+        begin = 0
+        for place, answer in answers.items():
+            self._write_rows(accepted[begin : place + 1], answer)
+            begin = place + 1
+        if begin < len(accepted):
+            self._write_rows(accepted[begin:])
+
+    def _write_rows(
+        self, accepted: Sequence[tuple[Draft, Stream, str]], answer: Callable[[], int] | None = None
+    ) -> None:
+        """Write rows, and behind the last of them what `answer` appends."""
         entries = self.outbox.append([draft for draft, _, _ in accepted], self._accepted_s)
-        self._remember(
-            [
-                (stream.no, entry.seq, entry.position, 0, digest)
-                for entry, (_, stream, digest) in zip(entries, accepted, strict=True)
-            ]
-        )
+        answers = [
+            (stream.no, entry.seq, entry.position, 0, digest)
+            for entry, (_, stream, digest) in zip(entries, accepted, strict=True)
+        ]
+        if answer is not None:
+            no, seq, position, _, digest = answers[-1]
+            rows = answer()
+            answers[-1] = (no, seq, position + 1 if rows else position, rows, digest)
+        self._remember(answers)
 
     def quarantine(self, topic: str, reason: str, payload: bytes, wall_ns: int, max_rows: int) -> None:
         """Keep a malformed message for a look; the oldest make room."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edge_gateway.bundle import Bundle
 from edge_gateway.detection import Detector
 from edge_gateway.engines.engine import Tensor, TensorInfo
 from edge_gateway.prediction import Classifier, Prediction
+from edge_gateway.scoring import Scorer
 from edge_gateway.tensors import View
 
 
@@ -23,6 +24,13 @@ class Task(Protocol):
         ...
 
 
+TASKS: dict[str, Callable[[Bundle, Sequence[TensorInfo]], Task]] = {
+    "classification": Classifier,
+    "detection": Detector,
+    "score": Scorer,
+}
+
+
 def task_of(bundle: Bundle, outputs: Sequence[TensorInfo]) -> Task:
     """Return the task that a bundle's manifest names; EngineFailed if the model's outputs are not those of such."""
-    return Detector(bundle, outputs) if bundle.manifest.task == "detection" else Classifier(bundle, outputs)
+    return TASKS[bundle.manifest.task](bundle, outputs)

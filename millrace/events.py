@@ -180,6 +180,14 @@ def subject_of(device: str, channel: str, event_id: str) -> str:
     return f"{device}/{channel}/{event_id}"
 
 
+def is_of_window(data: Mapping[str, Any]) -> bool:
+    """Say whether a result with this data is of a window of readings.
+
+    Such a one accounts for no event: readings go up, or are declared, as themselves. A frame's result does for its frame.
+    """
+    return "samples" in data
+
+
 def parse_id(event_id: str) -> tuple[str, int]:
     """Return epoch and seq of an id; MalformedEvent if it is not `{epoch}-{seq}`."""
     match = _ID.match(event_id)

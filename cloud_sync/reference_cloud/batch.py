@@ -204,8 +204,8 @@ def _declared(event: events.Event, origin: str) -> Declared | None:
     return None
 
 
-def _answered(event: events.Event, origin: str) -> Declared:
-    """Return what a result says of its subject: it was answered at the gateway and stays there by policy."""
+def _answered(event: events.Event, origin: str) -> Declared | None:
+    """Return what a frame's result says of its subject: it was answered at the gateway and stays there by policy."""
     if origin.startswith("device/"):
         raise _Unfit("source: a result comes from a gateway")
     try:
@@ -215,7 +215,7 @@ def _answered(event: events.Event, origin: str) -> Declared:
         epoch, seq = events.parse_id(event_id)
     except ValueError:
         raise _Unfit(f"subject: {event.subject!r} is not {{device}}/{{channel}}/{{id}}") from None
-    return Declared(f"device/{device}", epoch, seq, seq, "local")
+    return None if events.is_of_window(event.data or {}) else Declared(f"device/{device}", epoch, seq, seq, "local")
 
 
 def _ledger_range(event: events.Event, origin: str) -> Declared:

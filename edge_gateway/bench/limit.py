@@ -68,7 +68,7 @@ class Limit:
     def _side(self, choice: Choice) -> _Side:
         bundle = self.bundle
         engine = open_engine(choice, bundle.content(choice.file), bundle.name)
-        return _Side(engine, Preparation(bundle.manifest.input, engine.input, MAX_PIXELS, bundle.name))
+        return _Side(engine, Preparation(bundle.manifest.picture, engine.input, MAX_PIXELS, bundle.name))
 
     def run(self, pictures: Sequence[bytes], count: int) -> Pace:
         """Decode and infer so many pictures, on all threads at once."""

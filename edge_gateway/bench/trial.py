@@ -70,7 +70,7 @@ def run(plan: Plan, home: Path, say: Callable[[str], None]) -> Found:
             rounds.append(_round(limit, load, frames, count, broker_pid, gateway_pid, cores))
         lone = limit.lone(frames, max(50, count // (2 * cores)))
         alone = load.closed(max(50, count // (2 * cores)), 1)
-        manifest = limit.bundle.manifest.input
+        manifest = limit.bundle.manifest.picture
         return Found(
             model=limit.bundle.name,
             picture_px=plan.picture_px,
