@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import random
 import string
+from collections.abc import Sequence
 
 from millrace.database import Connection, Database, storage_errors
-from millrace.entries import entry_of
+from millrace.entries import Lane, entry_of
 from millrace.reservation import Reservation, Seen
 from millrace.row_sums import is_believed, summed
 
@@ -33,8 +34,12 @@ class Counters:
     held_bytes: int
     """Pictures included."""
 
-    def __init__(self, database: Database, reservation: Reservation) -> None:
-        """Read them. Errors: Damaged if they cannot be right."""
+    def __init__(self, database: Database, reservation: Reservation, own_lanes: Sequence[Lane] | None = None) -> None:
+        """Read them. Errors: Damaged if they cannot be right.
+
+        In an own epoch others' rows may be numbered too, in lanes that are not `own_lanes`; None: all are own.
+        """
+        self._own_lanes = own_lanes
         self._database, self._connection, self._reservation = database, database.connection, reservation
         self._age_origin_s: float | None = None
         self._load()
@@ -68,7 +73,8 @@ class Counters:
         is_sane = is_sane and isinstance(self.next_seq, int) and self.next_seq >= 1
         if is_sane and last is not None:
             entry = entry_of(*last)
-            is_sane = not entry.intact or entry.epoch != self.epoch or entry.seq < self.next_seq
+            is_own = entry.epoch == self.epoch and (self._own_lanes is None or entry.lane in self._own_lanes)
+            is_sane = not entry.intact or not is_own or entry.seq < self.next_seq
         if not is_sane:
             self._database.spoilt(f"its last epoch makes no sense: {row}")
 

@@ -47,7 +47,7 @@ class OutboxFile:
 
         `numbered_by` shares its epoch with a new file, and reserves its seqs: that file has no room, and is not healed.
         """
-        self.path, self._blobs = path, blobs
+        self.path, self._blobs, self._own_lanes = path, blobs, more.own_lanes
         self._may_come_back = False
         with ExitStack() as undo, storage_errors(path):
             make_folder(path.parent)
@@ -152,7 +152,7 @@ class OutboxFile:
             undo.callback(self._database.close)
             self.connection = self._database.connection
             self.pictures = Pictures(self.connection, self._blobs)
-            self.counters = Counters(self._database, self._reservation)
+            self.counters = Counters(self._database, self._reservation, self._own_lanes)
             choose_epoch()
             undo.pop_all()
         return self._database

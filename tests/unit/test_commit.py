@@ -595,6 +595,15 @@ def test_bare_frames_get_keys_without_gaps(gateway: Gateway) -> None:
     assert json.loads(kept.body)["source"] == "/millrace/device/esp32-7/belt"
 
 
+def test_a_gateway_that_has_said_less_than_a_bare_device_is_not_damaged(gateway: Gateway) -> None:
+    own = gateway.store.outbox.epoch
+    for number in range(1, 4):
+        gateway.take(arrive("reading/belt", b'{"temperature_c": %d}' % number, "esp32-7"))
+        gateway.reopen()
+    assert [(row.epoch, row.seq) for row in gateway.rows()] == [(own, 1), (own, 2), (own, 3)]
+    assert gateway.store.outbox.epoch == own
+
+
 def test_the_keys_of_bare_frames_go_on_after_a_restart(gateway: Gateway) -> None:
     gateway.take(bare(0))
     gateway.reopen()
