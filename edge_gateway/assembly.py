@@ -77,9 +77,9 @@ class Assembly:
         self._models_of = lru_cache(CHANNELS_KEPT)(self._bound)
         self._is_watched = lru_cache(CHANNELS_KEPT)(self._may_be_bound)
 
-    def weight(self, item: Arrived) -> float:
-        """Return how many windows an event makes whole: of a reading, on the average."""
-        if item.type not in (events.READING, events.WAVEFORM):
+    def weight(self, item: object) -> float:
+        """Return how many windows an arrival makes whole: a reading, on the average."""
+        if not isinstance(item, Arrived) or item.type not in (events.READING, events.WAVEFORM):
             return 0.0
         wanted = [self._models.wanted[place] for place in self._models_of(item.device, str(item.topic.channel))]
         if item.type == events.READING:

@@ -131,9 +131,10 @@ class Committer:
             work.done.receipts[device, epoch] = self._receipts.receipt(device, epoch, owed)
         return work.done
 
-    def weight(self, item: Finished) -> float:
-        """Return for how many windows of readings a commit has to wait because of an item, on the average."""
-        return self._assembly.weight(item) if self._assembly is not None and isinstance(item, Arrived) else 0.0
+    @property
+    def weigh(self) -> Callable[[Finished], float] | None:
+        """How many windows an item makes whole, for which its commit has to wait; None if there never are any."""
+        return self._assembly.weight if self._assembly is not None else None
 
     def make_room(self) -> int:
         """Above high water let go of unsent rows as overflow policies say; return how many. Errors: StorageFailed."""

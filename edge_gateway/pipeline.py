@@ -139,6 +139,7 @@ class Writer:
     ) -> None:
         self._settings, self._line, self._store, self._committer = settings, line, store, committer
         self._connection, self._metrics, self._clock = connection, metrics, time
+        self._weigh = committer.weigh
         self._stop = threading.Event()
         self._purged_s = float("-inf")
         self._tail = list(store.unpublished(REPUBLISH_ROWS))
@@ -184,7 +185,9 @@ class Writer:
 
     def _results_of(self, item: Item) -> float:
         """Return how many results an item has: all else costs a commit next to nothing."""
-        return 1.0 if getattr(item.finished, "outcome", None) is not None else self._committer.weight(item.finished)
+        if getattr(item.finished, "outcome", None) is not None:
+            return 1.0
+        return self._weigh(item.finished) if self._weigh is not None else 0.0
 
     def _wait_for(self, item: Item, deadline_s: float | None) -> bool:
         """Wait for an item's inference; False if the deadline came first. An engine's failure ends the process."""

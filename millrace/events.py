@@ -183,7 +183,7 @@ def subject_of(device: str, channel: str, event_id: str) -> str:
 def is_of_window(data: Mapping[str, Any]) -> bool:
     """Say whether a result with this data is of a window of readings.
 
-    Such a one accounts for no event: readings go up, or are declared, as themselves. A frame's result does for its frame.
+    That one accounts for no event: readings go up, or are declared, as themselves. A frame's result does for its frame.
     """
     return "samples" in data
 
