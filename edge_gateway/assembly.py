@@ -22,15 +22,25 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
 from edge_gateway.window_input import WindowSettings
-from edge_gateway.windows import Reading, Source, SourceKey, Sources, Window, begins_in, cut, ring_bytes, row_of
+from edge_gateway.windows import (
+    SOURCE_BYTES,
+    Reading,
+    Source,
+    SourceKey,
+    Sources,
+    Window,
+    begins_in,
+    cut,
+    ring_bytes,
+    row_of,
+)
 from edge_gateway.work import Work
 from millrace import clock, events, topics
 from millrace.settings import ConfigError
 
 CHANNELS_KEPT = 1024
 LOOKED_BACK = 4096
-LOOKED_BACK_RATIO = 4
-"""To go on after a restart, so many of a device's last events are looked at: LOOKED_BACK_RATIO windows, at most."""
+"""To go on after a restart, so many of a device's last events are looked at, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +56,11 @@ class WindowModels:
     def check_room(self, max_bytes: int) -> None:
         """Raise ConfigError if a single window takes more than all may."""
         for place, wanted in self.wanted.items():
-            if ring_bytes(wanted) > max_bytes:
+            size_bytes = SOURCE_BYTES + ring_bytes(wanted)
+            if size_bytes > max_bytes:
                 raise ConfigError(
                     [
-                        f"limits.windows_bytes: a window of {self.names[place]} takes {ring_bytes(wanted)} bytes,"
+                        f"limits.windows_bytes: a window of {self.names[place]} takes {size_bytes} bytes,"
                         f" and all windows may take {max_bytes}: raise it"
                     ]
                 )
@@ -72,8 +83,8 @@ class Assembly:
         self._sources = Sources(settings.limits.windows_bytes)
         self._stored = {(stream.device, stream.epoch) for stream in store.streams()}
         self._touched: set[SourceKey] = set()
-        longest = max(max(wanted.samples, wanted.hop) for wanted in models.wanted.values())
-        self._look_back = min(LOOKED_BACK, LOOKED_BACK_RATIO * longest)
+        self._broken: Counter[str] = Counter()
+        self._longest = max(max(wanted.samples, wanted.hop) for wanted in models.wanted.values())
         self._models_of = lru_cache(CHANNELS_KEPT)(self._bound)
         self._is_watched = lru_cache(CHANNELS_KEPT)(self._may_be_bound)
 
@@ -94,22 +105,22 @@ class Assembly:
         """
         if not self._is_watched(item.device):
             return None
-        key, broken = (item.device, stream.epoch), Counter[str]()
-        channel = str(item.topic.channel)
+        key, channel = (item.device, stream.epoch), str(item.topic.channel)
         reading = self._reading(item.device, channel, event) if item.type == events.READING else None
         self._touched.add(key)
         begin = partial(self._begin, stream, event.key.seq)
-        windows = self._sources.came(key, begin, event.key.seq, reading, stream.watermark, broken)
+        windows = self._sources.came(key, begin, event.key.seq, reading, stream.watermark, self._broken)
         if item.type == events.WAVEFORM:
-            windows += self._in_waveform(item.device, channel, event, broken)
-        for reason, count in (+broken).items():
-            work.counts.append(partial(self._metrics.windows_broken.labels(reason).inc, count))
+            windows += self._in_waveform(item.device, channel, event)
         asked = [(window, self._models.ask(window.model, window.values)) for window in windows]
         return partial(self._answer, item, stream.epoch, asked, work) if asked else None
 
     def committed(self) -> None:
         """Count what came since the last call as stored."""
         self._touched.clear()
+        for reason, count in self._broken.items():
+            self._metrics.windows_broken.labels(reason).inc(count)
+        self._broken.clear()
         self._metrics.windows_bytes.set(self._sources.held_bytes)
 
     def undo(self) -> None:
@@ -118,6 +129,7 @@ class Assembly:
             self._sources.drop(key)
         self._stored |= self._touched
         self._touched.clear()
+        self._broken.clear()
 
     # --- which models look at what
 
@@ -136,16 +148,15 @@ class Assembly:
         rows = {place: row_of(data, wanted[place]) for place in self._models_of(device, channel)}
         return Reading(event.key.seq, channel, event.time, rows, answered)
 
-    def _in_waveform(self, device: str, channel: str, event: events.Event, broken: Counter[str]) -> list[Window]:
+    def _in_waveform(self, device: str, channel: str, event: events.Event) -> list[Window]:
         windows, data = [], event.data or {}
         reading = Reading(event.key.seq, channel, event.time, {})
         for place in self._models_of(device, channel):
             wanted = self._models.wanted[place]
-            if wanted.numbers != 1 or wanted.rate_hz not in (None, data["rate_hz"]):
-                broken["waveform"] += 1
-                continue
-            found = cut(data["samples"], wanted)
-            broken["waveform"] += not found
+            fits = wanted.numbers == 1 and wanted.rate_hz in (None, data["rate_hz"])
+            found = cut(data["samples"], wanted) if fits else []
+            if not found:
+                self._broken["waveform"] += 1
             windows += [Window(place, reading, event.key.seq, values, offset) for offset, values in found]
         return windows
 
@@ -166,21 +177,26 @@ class Assembly:
         """Return the last events of a stream, the lowest seq first, as far back as each is known."""
         answered: defaultdict[int, set[int]] = defaultdict(set)
         known: list[tuple[int, events.Event | None]] = []
-        for seq, answer, entry in self._store.latest(stream, self._look_back):
+        found: Counter[str] = Counter()
+        for seq, answer, entry in self._store.latest(stream, LOOKED_BACK):
             event = events.decode_json(entry.body) if entry is not None else None
             if event is not None and topics.origin_of(event.key.source) != f"device/{stream.device}":
                 event = None
             if not self._note_results(answer, answered) and event is None:
                 break
             known.append((seq, event if event is not None and event.type == events.READING else None))
-        readings = []
-        for seq, event in reversed(known):
-            reading = None
-            if event is not None:
-                channel = event.key.source.rpartition("/")[2]
-                reading = self._reading(stream.device, channel, event, frozenset(answered[seq]))
-            readings.append((seq, reading))
-        return readings
+            found.update([_channel(event)] if event is not None and event.type == events.READING else [])
+            if found and min(found.values()) >= self._longest:
+                break
+        return [
+            (
+                seq,
+                self._reading(stream.device, _channel(event), event, frozenset(answered[seq]))
+                if event is not None
+                else None,
+            )
+            for seq, event in reversed(known)
+        ]
 
     def _note_results(self, answer: Answer, answered: defaultdict[int, set[int]]) -> bool:
         """Note which models answered which windows by what stands in an answer; say whether it is a frame's."""
@@ -203,7 +219,7 @@ class Assembly:
         for window, promised in asked:
             outcome = promised.result()
             if outcome.malformed is not None:
-                work.counts.append(self._metrics.windows_broken.labels("inference").inc)
+                self._broken["inference"] += 1
                 failed = outcome.malformed
                 continue
             self._say(item, epoch, window, outcome, work)
@@ -237,3 +253,8 @@ class Assembly:
         self._own.result(item.device, last.channel, subject, data, work, now)
         work.counts.append(partial(self._metrics.inference.labels(prediction.model).observe, (infer_ms or 0.0) / 1000))
         work.counts.append(self._metrics.routed.labels(decision.decision).inc)
+
+
+def _channel(event: events.Event) -> str:
+    """Return on which channel of its device an event came."""
+    return event.key.source.rpartition("/")[2]

@@ -228,7 +228,7 @@ class Store:
             " LEFT JOIN entry ON entry.position = answer.position - (rows > 0)"
             " WHERE stream = ? ORDER BY answer.seq DESC LIMIT ?",
             (stream.no, count),
-        ).fetchall()
+        )
         for seq, position, results, digest, *row in rows:
             entry = entry_of(*row) if row[0] is not None else None
             is_own = entry is not None and entry.intact and (entry.epoch, entry.seq) == (stream.epoch, seq)

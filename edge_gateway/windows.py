@@ -18,8 +18,8 @@ from edge_gateway.window_input import WindowSettings
 PATIENCE = 256
 """So many events may have come ahead of a missing one; then it is not waited for any longer."""
 WINDOWS_OF_A_WAVEFORM = 64
-AHEAD_BYTES = 600
-"""What an event that came ahead of a missing one takes, beside its numbers."""
+AHEAD_BYTES, RING_BYTES, SOURCE_BYTES = 600, 700, 900
+"""What an event that came ahead of a missing one, a ring and a source take beside their numbers."""
 
 Wanted = Mapping[int, WindowSettings]
 """What each model takes, by its place in the settings."""
@@ -100,9 +100,13 @@ class Source:
     @property
     def size_bytes(self) -> int:
         """How much it holds."""
-        return self._rings_bytes + sum(
-            AHEAD_BYTES + sum(8 * len(row or ()) for row in reading.rows.values()) if reading else AHEAD_BYTES
-            for reading in self._ahead.values()
+        return (
+            SOURCE_BYTES
+            + self._rings_bytes
+            + sum(
+                AHEAD_BYTES + sum(8 * len(row or ()) for row in reading.rows.values()) if reading else AHEAD_BYTES
+                for reading in self._ahead.values()
+            )
         )
 
     def came(self, seq: int, reading: Reading | None, accounted: int, broken: Broken) -> list[Window]:
@@ -139,7 +143,7 @@ class Source:
                 ring.clear()
                 broken["values"] += 1
                 continue
-            if (found := ring.put(reading.seq, row)) is not None:
+            if (found := ring.put(reading.seq, row)) is not None and model not in reading.answered:
                 windows.append(Window(model, reading, *found))
             if model in reading.answered:
                 ring.ended()
@@ -199,18 +203,14 @@ class Sources:
 
 def ring_bytes(wanted: WindowSettings) -> int:
     """Return what the readings of one channel take for a model."""
-    return wanted.samples * (wanted.numbers + 1) * 8
+    return RING_BYTES + wanted.samples * (wanted.numbers + 1) * 8
 
 
 def row_of(data: Mapping[str, object], wanted: WindowSettings) -> tuple[float, ...] | None:
     """Return the numbers of a reading that a model takes, or None if it does not fit: text is no number."""
-    if isinstance(wanted.values, int):
-        found = [data[name] for name in sorted(data) if not isinstance(data[name], str)]
-    else:
-        found = [data.get(name) for name in wanted.values]
-    if len(found) != wanted.numbers or not all(isinstance(value, int | float) for value in found):
-        return None
-    return tuple(float(value) for value in found if isinstance(value, int | float))
+    names = sorted(data) if isinstance(wanted.values, int) else wanted.values
+    row = tuple([float(value) for name in names if isinstance(value := data.get(name), (int, float))])
+    return row if len(row) == wanted.numbers else None
 
 
 def cut(samples: Sequence[float], wanted: WindowSettings) -> list[tuple[int, Values]]:

@@ -262,7 +262,7 @@ def test_a_windows_result_speaks_for_no_reading(floor: Floor) -> None:
 
 def test_a_window_larger_than_the_room_for_all_is_refused_at_the_start(floor: Floor) -> None:
     with pytest.raises(
-        ConfigError, match=r"windows_bytes: a window of odd takes 64 bytes, and all windows may take 63"
+        ConfigError, match=r"windows_bytes: a window of odd takes 1664 bytes, and all windows may take 1663"
     ):
-        floor.models.check_room(63)
-    floor.models.check_room(64)
+        floor.models.check_room(1663)
+    floor.models.check_room(1664)

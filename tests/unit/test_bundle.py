@@ -25,6 +25,7 @@ MANIFEST = {
     "ok_labels": "[ok]",
     "licence": "Apache-2.0",
 }
+WINDOW = "{kind: window, values: 1, samples: 8, hop: 4}"
 Make = Callable[..., Path]
 
 
@@ -109,6 +110,19 @@ def test_a_model_that_was_changed_is_refused_with_both_the_digest_and_the_next_s
             "labels: 'nothing' is what a pic",
         ),
         ({"ok_labels": "[nothing]"}, "ok_labels: 'nothing' is none of the labels"),
+        ({"input": "{kind: film, width: 8, height: 8}"}, "input: kind: must be one of picture, window"),
+        ({"input": "{kind: window, values: 1, samples: 8}"}, "input.hop: is needed and not there"),
+        ({"input": "{kind: window, values: 1, samples: 8, hop: 0}"}, "input.hop: Input should be greater than or eq"),
+        ({"input": "{kind: window, values: 1, samples: 8, hop: 4, width: 8}"}, "input.width: unknown key"),
+        ({"input": "{kind: window, values: [x, x], samples: 8, hop: 4}"}, "values: a name stands twice"),
+        ({"input": "{kind: window, values: 2, samples: 8, hop: 4, mean: [1]}"}, "mean: one number, or 2 for values: 2"),
+        ({"input": "{kind: window, values: 1, samples: 8, hop: 4, std: 0}"}, "std: must be greater than 0"),
+        (
+            {"input": WINDOW, "task": "detection", "output": "{style: yolo}"},
+            "input.kind: window is for task: classification or score",
+        ),
+        ({"input": WINDOW, "golden": "[{file: a.png, label: ok}]"}, "golden: holds pictures, and the model takes wind"),
+        ({"task": "score", "labels": "[ok]"}, "labels: two for task: score"),
     ],
 )
 def test_a_bundle_that_does_not_fit_is_refused_in_words(make: Make, changed: dict[str, str | None], said: str) -> None:

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel
 
 from edge_gateway.box_styles import STYLES
-from edge_gateway.bundle import MAX_LABEL_CHARS, Manifest
+from edge_gateway.bundle import MAX_LABEL_CHARS, InputSettings, Manifest
 from edge_gateway.settings import GatewaySettings
+from edge_gateway.window_input import WindowSettings
 from millrace_models import bundle_path
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
@@ -27,6 +28,8 @@ def keys_of(model: type[BaseModel], before: str = "") -> list[tuple[str, str]]:
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             found += keys_of(inner, f"{name}.")
+        elif name == "input":
+            continue  # of one kind or another
         elif field.is_required():
             found.append((before + name, "needed"))
         else:
@@ -39,17 +42,20 @@ def keys_of(model: type[BaseModel], before: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def table() -> dict[str, str]:
-    """Return key -> default of the page's table; two keys may share a row."""
+def table(text: str) -> dict[str, str]:
+    """Return key -> default of a part's table; two keys may share a row."""
     shown: dict[str, str] = {}
-    for keys, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \| ", PAGE, re.MULTILINE):
+    for keys, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \| ", text, re.MULTILINE):
         names, values = keys.replace("`", "").split(", "), defaults.replace("`", "").split(", ")
         shown |= dict(zip(names, values * (len(names) // len(values)), strict=True))
     return shown
 
 
 def test_every_key_of_a_manifest_is_in_the_table_with_its_default() -> None:
-    assert table() == dict(keys_of(Manifest))
+    before, _, after = PAGE.partition("\n## Windows of readings\n")
+    of_windows, _, after = after.partition("\n## Bind models to channels\n")
+    assert table(before + after) == dict(keys_of(Manifest) + keys_of(InputSettings, "input."))
+    assert table(of_windows) == dict(keys_of(WindowSettings, "input."))
     assert f"1 to {MAX_LABEL_CHARS} characters each" in PAGE
 
 
@@ -78,8 +84,10 @@ def test_the_manifests_of_the_page_are_good_and_one_is_there_for_each_style_of_d
     manifests = [
         Manifest.model_validate({**example, "sha256": "0" * 64}) for example in EXAMPLES if "sha256" in example
     ]
+    (bearing,) = [manifest for manifest in manifests if isinstance(manifest.input, WindowSettings)]
+    assert (bearing.task, bearing.output.limit) == ("score", 3.2)
     (foreign,) = [manifest for manifest in manifests if manifest.task == "classification"]
-    assert (foreign.input.width, foreign.labels_file) == (224, "labels.txt")
+    assert (foreign.picture.width, foreign.labels_file) == (224, "labels.txt")
     (golden,) = [example for example in EXAMPLES if "golden" in example]
     assert [each.label for each in foreign.model_validate({**foreign.model_dump(), **golden}).golden] == [
         "ok",

@@ -24,6 +24,7 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Spool
 from edge_gateway import admission
 from edge_gateway.admission import Arrived, DeviceStatus, Outcome
+from edge_gateway.assembly import WindowModels
 from edge_gateway.commit import Committer
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.intake import Intake
@@ -37,6 +38,7 @@ from edge_gateway.sheds import Sheds
 from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import Store
 from edge_gateway.turns import Turns
+from edge_gateway.window_input import WindowSettings
 from millrace import clock, events, images, jsontext, topics
 from millrace.inbox import Connected, Delivery, Inbox
 from millrace.mqtt import Connection, Will
@@ -54,6 +56,13 @@ PATIENCE_S = 60.0
 CLASSIFIED = Prediction("parts@1", "scratch", 0.9712, defect=True)
 SCREWS = (Detection("screw", 0.9312, 0.1205, 0.4, 0.0811, 0.1021), Detection("screw", 0.8127, 0.7, 0.4, 0.08, 0.1))
 DETECTED = Prediction("screws@2", "screw", 0.9312, defect=False, detections=SCREWS)
+STRANGE = Prediction("bearing@1", "strange", 1.0, defect=True, value=4.17)
+OF_WINDOW = (
+    "The `data` for a window of readings: `subject` names the last of them, `first` the first one, `window_time` is "
+    "when the last one was taken. For a window out of a waveform `subject` and `first` name that, and `offset` says at "
+    "which sample it begins. `value` is there where the model's task is `score`. It accounts for no event: readings go "
+    "up as themselves, or a ledger record says why not."
+)
 GATEWAY_SAYS = b'{"state": "lost", "bootid": "9a7e0a40-7b00-4b00-8b00-7b0075b0075b", "uptimens": "86400123456789"}'
 
 MEANING = {
@@ -72,7 +81,8 @@ MEANING = {
     "heard that; with `bootid` and `uptimens` it lets times be mended whatever `time` says. `damaged` is how many "
     "damaged databases it keeps for a person to look at and delete. `too_large` says what became of the last event "
     "that the broker did not take for its size, and what to do; empty if there was none since the start.",
-    Kind.RESULT: "The edge's answer to one frame, one message for each model. `subject` names the frame: "
+    Kind.RESULT: "The edge's answer to one frame, or to a window of readings, one message for each model. "
+    "`subject` names the frame: "
     "device, channel and id. `decision` is `edge` (the score reached the threshold), `escalate` (it did not, and the "
     "frame goes up) or `fall_back` (it did not, and the frame stays here). `total_ms` counts from the arrival at the "
     "gateway to the commit. `cached` is there, and true, where an equal picture had its answer already. A detector's "
@@ -150,10 +160,11 @@ class RecordedConnection(Connection):
 
 @dataclass
 class Examples:
-    """Each kind's topic and payload, as text, and the data of a detector's result."""
+    """Each kind's topic and payload, as text, and the data of a detector's result and of a window's."""
 
     shown: dict[Kind, tuple[str, str]] = field(default_factory=dict)
     detected: str = ""
+    window: str = ""
     names: dict[str, str] = field(default_factory=lambda: {f'"clock":"{clock.wall_state()}"': '"clock":"synced"'})
 
     def add(self, topic: str, payload: bytes) -> None:
@@ -168,6 +179,7 @@ def examples(folder: Path) -> Examples:
     made = Examples()
     from_device(folder / "agent", made)
     from_gateway(folder / "gateway", made)
+    made.window = of_window(folder / "windows")
     return made
 
 
@@ -238,6 +250,32 @@ def from_gateway(folder: Path, made: Examples) -> None:
     store.close()
 
 
+def of_window(folder: Path) -> str:
+    """Return the data of the result that 64 readings get."""
+    settings = GatewaySettings.model_validate(
+        {"gateway": "g1", "state_dir": folder, "models": [{"bundle": folder, "channels": ["*/bearing"]}]}
+    )
+    wanted = WindowSettings.model_validate({"kind": "window", "values": 1, "samples": 64, "hop": 32})
+    promised: Future[Outcome] = Future()
+    promised.set_result(Outcome([(STRANGE, 0.5, 0.12)]))
+    store = Store(folder, "docs", settings.store.max_bytes)
+    windows = WindowModels({0: wanted}, {0: "bearing"}, lambda *_: promised)
+    committer = Committer(settings, store, Metrics(), FixedClock(), windows=windows)
+    done = committer.commit([reading(seq) for seq in range(1, 65)])
+    store.close()
+    return json.dumps(json.loads(done.results[0].payload)["data"])
+
+
+def reading(seq: int) -> Arrived:
+    """Return a reading that arrived with its key."""
+    key = events.Key(topics.device_source("millrace", "cam-1", "bearing"), DEVICE_EPOCH, seq)
+    event = events.new_event(events.READING, key, INSTANT, data={"vibration_g": 0.01 * seq})
+    topic, payload = "millrace/device/cam-1/reading/bearing", events.encode_json(event)
+    found = admission.admit("millrace", topic, payload, (), INSTANT, redelivered=False)
+    assert isinstance(found, list)
+    return found[0]
+
+
 def frame(picture: bytes, seq: int = 1, prediction: Prediction = CLASSIFIED) -> Arrived:
     """Return a frame that arrived with its key and was answered."""
     key = events.Key(topics.device_source("millrace", "cam-1", "top"), DEVICE_EPOCH, seq)
@@ -289,6 +327,7 @@ def page(made: Examples) -> str:
         parts.append(f"{MEANING[kind]}\n\n    {topic}\n\n```json\n{pretty(text)}\n```\n")
         if kind is Kind.RESULT:
             parts.append(f"\nA detector's `data`:\n\n```json\n{pretty(made.detected)}\n```\n")
+            parts.append(f"\n{OF_WINDOW}\n\n```json\n{pretty(made.window)}\n```\n")
     parts.append(
         "\n## Without a key\n\n"
         "A device needs none of our attributes. A bare JPEG, PNG or WebP on a frame topic, and on a reading topic one\n"

@@ -17,6 +17,7 @@ from edge_gateway.window_input import WindowSettings
 from edge_gateway.window_tensors import WindowPreparation
 from edge_gateway.windows import (
     PATIENCE,
+    SOURCE_BYTES,
     WINDOWS_OF_A_WAVEFORM,
     Reading,
     Source,
@@ -119,7 +120,7 @@ def test_a_reading_that_does_not_fit_breaks_the_window_of_its_channel_alone() ->
 
 def test_the_device_that_was_quiet_longest_makes_room_and_the_others_lose_nothing() -> None:
     wanted = {0: settings(4, 4)}
-    room = 2 * ring_bytes(wanted[0])
+    room = 2 * (SOURCE_BYTES + ring_bytes(wanted[0]))
     sources, broken, got = Sources(room), Counter[str](), Counter[str]()
     for seq in range(1, 9):
         for device in ("c", "a", "b") if seq == 1 else ("a", "b"):
