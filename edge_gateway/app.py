@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from edge_gateway.assembly import WindowModels
 from edge_gateway.commit import Committer
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.engines.engine import EngineFailed
@@ -33,6 +32,7 @@ from edge_gateway.web.predict import Predict
 from edge_gateway.web.raw_inference import RawInference
 from edge_gateway.web.room import Room, Share
 from edge_gateway.web.server import Web
+from edge_gateway.window_models import WindowModels
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
 from millrace.control import Control
@@ -164,7 +164,7 @@ def _window_models(models: Models, workers: Workers, settings: GatewaySettings) 
     if not wanted:
         return None
     names = {place: models.bundles[place].manifest.name for place in wanted}
-    windows = WindowModels(wanted, names, workers.ask_window)
+    windows = WindowModels(settings.models, wanted, names, workers.ask_window)
     windows.check_room(settings.limits.windows_bytes)
     return windows
 

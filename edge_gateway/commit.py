@@ -11,7 +11,7 @@ from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed
 from edge_gateway.arrivals import Arrivals
-from edge_gateway.assembly import Assembly, WindowModels
+from edge_gateway.assembly import Assembly
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.metrics import Metrics
 from edge_gateway.overflow import Overflow
@@ -25,6 +25,7 @@ from edge_gateway.shares import Shares
 from edge_gateway.sheds import Sheds, Why
 from edge_gateway.statuses import Statuses
 from edge_gateway.store import Store
+from edge_gateway.window_models import WindowModels
 from edge_gateway.work import Committed, Message, Work
 from millrace import clock, crashpoints
 from millrace.blobs import StorageFailed

@@ -14,7 +14,6 @@ from unit.test_commit import EPOCH, SURE, Gateway, arrive, event, frame, no_room
 
 from cloud_sync.books import spoken_for
 from edge_gateway.admission import Arrived, Outcome
-from edge_gateway.assembly import WindowModels
 from edge_gateway.commit import Committer
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.metrics import Metrics
@@ -23,6 +22,7 @@ from edge_gateway.relearn import relearn
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from edge_gateway.window_input import WindowSettings
+from edge_gateway.window_models import WindowModels
 from edge_gateway.work import Committed
 from millrace import events
 from millrace.blobs import StorageFailed
@@ -48,7 +48,7 @@ class Floor(Gateway):
             {"kind": "window", "values": 1, "samples": SAMPLES, "hop": HOP, "rate_hz": 100}
         )
         self.metrics, self.store = Metrics(), Store(self.folder, "machine-1", loaded.store.max_bytes)
-        self.models = WindowModels({0: wanted}, {0: "odd"}, self.ask)
+        self.models = WindowModels(loaded.models, {0: wanted}, {0: "odd"}, self.ask)
         self.committer = Committer(loaded, self.store, self.metrics, self.clock, windows=self.models)
 
     def ask(self, place: int, window: Tensor) -> Future[Outcome]:

@@ -24,7 +24,6 @@ from device_agent.settings import AgentSettings
 from device_agent.spool import Spool
 from edge_gateway import admission
 from edge_gateway.admission import Arrived, DeviceStatus, Outcome
-from edge_gateway.assembly import WindowModels
 from edge_gateway.commit import Committer
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.intake import Intake
@@ -39,6 +38,7 @@ from edge_gateway.status import Herald, Uplink
 from edge_gateway.store import Store
 from edge_gateway.turns import Turns
 from edge_gateway.window_input import WindowSettings
+from edge_gateway.window_models import WindowModels
 from millrace import clock, events, images, jsontext, topics
 from millrace.inbox import Connected, Delivery, Inbox
 from millrace.mqtt import Connection, Will
@@ -259,7 +259,7 @@ def of_window(folder: Path) -> str:
     promised: Future[Outcome] = Future()
     promised.set_result(Outcome([(STRANGE, 0.5, 0.12)]))
     store = Store(folder, "docs", settings.store.max_bytes)
-    windows = WindowModels({0: wanted}, {0: "bearing"}, lambda *_: promised)
+    windows = WindowModels(settings.models, {0: wanted}, {0: "bearing"}, lambda *_: promised)
     committer = Committer(settings, store, Metrics(), FixedClock(), windows=windows)
     done = committer.commit([reading(seq) for seq in range(1, 65)])
     store.close()
