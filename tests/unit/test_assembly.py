@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.test_commit import EPOCH, SURE, Gateway, arrive, event, frame, no_room, reading
+from unit.test_commit import EPOCH, SURE, Gateway, arrive, event, frame, no_room, reading, settled_by_a_writer
 
 from cloud_sync.books import spoken_for
 from edge_gateway.admission import Arrived, Outcome
@@ -41,6 +41,9 @@ class Floor(Gateway):
     settings: dict[str, Any] = field(default_factory=lambda: dict(BOUND))
     fails: str = ""
     asked: int = 0
+    answers_at: int = 1
+    """So many inferences have to be under way before they are done."""
+    promised: list[tuple[Future[Outcome], Outcome]] = field(default_factory=list)
 
     def open(self) -> None:
         loaded = GatewaySettings.model_validate({"gateway": "g1", "state_dir": self.folder} | self.settings)
@@ -49,6 +52,7 @@ class Floor(Gateway):
         )
         self.metrics, self.store = Metrics(), Store(self.folder, "machine-1", loaded.store.max_bytes)
         self.models = WindowModels(loaded.models, {0: wanted}, {0: "odd"}, self.ask)
+        self.loaded = loaded
         self.committer = Committer(loaded, self.store, self.metrics, self.clock, windows=self.models)
 
     def ask(self, place: int, window: Tensor) -> Future[Outcome]:
@@ -56,7 +60,11 @@ class Floor(Gateway):
         outcome, promised = Outcome(malformed=self.fails or None), Future[Outcome]()
         prediction = Prediction("odd@1", "odd", 1.0, defect=True, value=float(window.sum()))
         outcome.predictions = [(prediction, 0.5, 0.2)]
-        promised.set_result(outcome)
+        self.promised.append((promised, outcome))
+        if len(self.promised) == self.answers_at:
+            for each, answer in self.promised:
+                each.set_result(answer)
+            self.promised.clear()
         return promised
 
     def windows(self) -> list[tuple[str, str, float]]:
@@ -233,6 +241,23 @@ def test_a_waveform_is_cut_into_windows_of_its_own(floor: Floor) -> None:
     assert floor.broken("waveform") == 2
     again = floor.take(batch[0])
     assert [message.payload for message in again.results] == [message.payload for message in done.results]
+
+
+def test_the_windows_of_a_batch_are_inferred_side_by_side(floor: Floor) -> None:
+    floor.answers_at = 3  # who waited for one before he begins the next would wait for ever
+    floor.take(*readings(*range(1, 9)))
+    assert floor.windows() == expected([4, 6, 8])
+
+
+@pytest.mark.parametrize(("channel", "commits"), [("belt", 3), ("room", 1)])
+def test_a_commit_waits_for_no_more_windows_than_results_may_wait_for_each_other(
+    tmp_path: Path, channel: str, commits: int
+) -> None:
+    floor = Floor(tmp_path / "state", BOUND | {"store": {"commit_rows": 2}})
+    settled_by_a_writer(floor, *readings(*range(1, 13), channel=channel))
+    assert floor.count("millrace_commits_total") == commits
+    assert floor.windows() == (expected([4, 6, 8, 10, 12]) if channel == "belt" else [])
+    floor.store.close()
 
 
 def test_a_model_that_fails_costs_the_result_and_not_the_reading(floor: Floor) -> None:
