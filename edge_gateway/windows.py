@@ -143,7 +143,7 @@ class Source:
                 ring.clear()
                 broken["values"] += 1
                 continue
-            if (found := ring.put(reading.seq, row)) is not None and model not in reading.answered:
+            if (found := ring.put(reading.seq, row)) is not None:
                 windows.append(Window(model, reading, *found))
             if model in reading.answered:
                 ring.ended()

@@ -201,6 +201,15 @@ def test_after_a_restart_a_window_still_does_not_span_a_loss(floor: Floor) -> No
     assert floor.windows() == expected([9])
 
 
+def test_after_a_restart_a_window_does_not_span_a_reading_whose_row_is_gone(floor: Floor) -> None:
+    floor.take(*readings(1, 2, 3))
+    with floor.store.outbox.transaction():
+        assert floor.store.outbox.forget([2]) == 1
+    floor.reopen()
+    floor.take(*readings(4, 5, 6))
+    assert floor.windows() == expected([6])
+
+
 def test_the_frames_of_a_device_are_no_gap_in_its_readings_even_after_a_restart(floor: Floor) -> None:
     floor.take(*readings(1, 2), frame(3, SURE), *readings(4))
     floor.reopen()
