@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.test_commit import EPOCH, SURE, Gateway, arrive, event, frame, no_room, reading, settled_by_a_writer
+from unit.test_commit import EPOCH, SURE, Gateway, arrive, bare, event, frame, no_room, reading, settled_by_a_writer
 
 from cloud_sync.books import spoken_for
 from edge_gateway.admission import Arrived, Outcome
@@ -226,6 +226,16 @@ def test_bare_readings_make_windows_under_the_keys_that_the_gateway_gives(floor:
         (f"esp32-7/belt/{own}-4", f"{own}-1", 10.0),
         (f"esp32-7/belt/{own}-6", f"{own}-3", 18.0),
     ]
+
+
+def test_devices_without_keys_are_not_taken_for_each_other_though_they_share_an_epoch(floor: Floor) -> None:
+    floor.take(arrive("reading/belt", b'{"temperature_c": 99}', "esp32-1"))
+    floor.take(bare(device="esp32-7", channel="top"))  # its result stands behind the row of the other's first event
+    for number in range(2, 6):
+        floor.reopen()
+        floor.take(arrive("reading/belt", b'{"temperature_c": %d}' % number, "esp32-7"))
+    own = floor.store.outbox.epoch
+    assert floor.windows() == [(f"esp32-7/belt/{own}-5", f"{own}-2", 14.0)]
 
 
 def test_other_channels_and_devices_have_no_part_in_it(floor: Floor) -> None:

@@ -108,6 +108,16 @@ def test_who_never_fills_a_hole_is_waited_for_no_longer_than_so_many_events() ->
     assert broken == {"gap": 1, "late": 1}
 
 
+def test_a_window_that_is_due_before_there_are_readings_enough_waits_for_them() -> None:
+    source = Source(WANTED, 1)
+    source.came(1, Reading(1, "a", "", {0: (1.0,)}, answered=frozenset([0])), 1, Counter())
+    assert [found(source.came(seq, reading(seq, models=[0]), seq, Counter())) for seq in (2, 3, 4)] == [
+        [],
+        [],
+        [("a", 0, 1, 4, [1, 2, 3, 4])],
+    ]
+
+
 def test_a_reading_that_does_not_fit_breaks_the_window_of_its_channel_alone() -> None:
     source, broken, got = Source(WANTED, 1), Counter[str](), list[Found]()
     for seq in range(1, 13):
