@@ -421,6 +421,14 @@ def test_results_speak_for_their_frames_and_the_audit_closes(cloud: Cloud) -> No
     ]
 
 
+def test_the_result_of_a_window_speaks_for_none_of_its_readings(cloud: Cloud) -> None:
+    of_window = result(1, of=8)
+    of_window["data"] |= {"first": f"{EPOCH}-5", "samples": 4}
+    cloud.send(of_window, *(reading(seq) for seq in range(1, 8)), minted={"device/cam-1": {EPOCH: 8}})
+    found = audit_of(cloud)
+    assert (found["held"], found["declared"], found["missing"]) == (7, {}, [[8, 8]])
+
+
 def test_results_are_listed_in_the_order_of_their_arrival(cloud: Cloud) -> None:
     cloud.send(result(2, of=9), reading(1), result(1, of=8))
     first = cloud.get("/v1/results?limit=1")

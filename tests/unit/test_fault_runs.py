@@ -133,6 +133,7 @@ BESIDE_THE_PATH = {
     "edge_gateway/metrics.py",
     "edge_gateway/models.py",
     "edge_gateway/prediction.py",
+    "edge_gateway/window_input.py",
     "millrace/certificates.py",
     "millrace/service.py",
 }
