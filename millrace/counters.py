@@ -98,7 +98,7 @@ class Counters:
     @property
     def stand(self) -> Seen:
         """How far they have come: what a later start must find at least."""
-        return self.epoch, self.next_seq, self.next_position
+        return Seen(self.epoch, self.next_seq, self.next_position)
 
     def save(self) -> None:
         """Write them inside the present transaction, what was minted being reserved before. Errors: OSError."""

@@ -81,9 +81,9 @@ def find_lost(
     if counters.is_new:
         return {epoch: (1, last) for epoch, last in reserved.items() if last}
     minted, doubt = counters.minted(), read(connection)
-    if seen is None or (doubt and seen[0] in doubt.ranges):
+    if seen is None or (doubt and seen.epoch in doubt.ranges):
         return {}
-    epoch, next_seq, next_position = seen
+    epoch, next_seq, next_position, _ = seen
     if epoch in minted and next_seq <= minted[epoch] + 1 and next_position <= counters.next_position:
         return {}
     counters.next_position = max(counters.next_position, next_position)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from millrace import doubts, notes, outbox_tables
+from millrace import clock, doubts, notes, outbox_tables
 from millrace.birth import birth
 from millrace.blobs import BlobStore, StorageFailed, make_folder
 from millrace.counters import Counters, random_epoch
@@ -160,7 +160,7 @@ class OutboxFile:
     def _rebuild(self, steps: Sequence[str], more: Extension, machine_id: str) -> Fill:
         def fill(old: Path, new: Path, why: str) -> None:
             tables = (*outbox_tables.CARRIED, *more.tables)
-            known = Known(self._reservation.reserved, self._last_seen.read())
+            known = Known(self._reservation.reserved, self._last_seen.read(), clock.boot_id())
             rebuild = Rebuild(self._blobs, known, random_epoch(), machine_id, is_sound, more.own_lanes, tables)
             database = Database(new, steps)
             try:

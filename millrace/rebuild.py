@@ -16,6 +16,7 @@ from millrace.blobs import BlobStore
 from millrace.counters import AGE_MAX_S, COUNTER_WIDTH, EPOCH_WIDTH, write_counter, write_epoch
 from millrace.database import TAILS, Database, Ruin
 from millrace.doubts import Doubt
+from millrace.reservation import Seen
 from millrace.row_sums import is_believed, summed
 from millrace.salvage import Row, Search, by_name, by_number, knows, lend_first_page
 
@@ -55,8 +56,10 @@ class Known:
     """What is known from beside the damaged file: how far each epoch may have minted, and what was surely committed."""
 
     reserved: Mapping[str, int]
-    seen: tuple[str, int, int] | None
-    """Epoch, next seq and next position after some commit, mostly the last."""
+    seen: Seen | None
+    """How far some commit had come, mostly the last."""
+    boot_id: str
+    """Of the present boot."""
 
 
 @dataclass(slots=True)
@@ -170,7 +173,7 @@ class Rebuild:
 
     def _next_position(self, ruin: Ruin, at_least: int) -> int:
         """Return the next position as far as anyone can say; `at_least` is known otherwise."""
-        at_least = max(at_least, self._known.seen[2] if self._known.seen else 0)
+        at_least = max(at_least, self._known.seen.next_position if self._known.seen else 0)
         found = _counter(ruin)
         if found and isinstance(found[1], int) and 0 < found[1] - at_least < PLAUSIBLE_POSITIONS:
             return found[1]
@@ -179,7 +182,7 @@ class Rebuild:
     def _minted_at_most(self, own: Mapping[str, int], carried: _Carried) -> dict[str, int]:
         """Return for each own epoch, oldest first, a seq beyond which it has surely minted nothing."""
         reserved, seen = self._known.reserved, self._known.seen
-        epochs = list(dict.fromkeys(chain(own, reserved, [seen[0]] if seen else [])))
+        epochs = list(dict.fromkeys(chain(own, reserved, [seen.epoch] if seen else [])))
         if self._own_lanes is None:
             epochs += [epoch for epoch in carried.highest if epoch not in epochs]
         last = {}
@@ -188,7 +191,9 @@ class Rebuild:
             # What shares its numbers with another file, as a spool with its tail, cannot speak for that one.
             is_last_word = self._own_lanes is not None and self._is_agreed(epoch, minted)
             if minted is None or (epoch == epochs[-1] and not is_last_word):
-                minted = max(minted or 0, reserved.get(epoch, 0), seen[1] - 1 if seen and seen[0] == epoch else 0)
+                minted = max(
+                    minted or 0, reserved.get(epoch, 0), seen.next_seq - 1 if seen and seen.epoch == epoch else 0
+                )
             last[epoch] = max(minted, carried.highest.get(epoch, 0))
         return last
 
@@ -207,9 +212,14 @@ class Rebuild:
         }
 
     def _is_agreed(self, epoch: str, minted: int | None) -> bool:
-        """Whether the file and what was seen of it last tell the same of an epoch."""
+        """Whether a file tells the last word of an epoch: what was seen of it says the same.
+
+        A kill may come between a commit and the note of it: without a power cut since, a file that says more is right.
+        """
         seen = self._known.seen
-        return seen is not None and minted is not None and seen[:2] == (epoch, minted + 1)
+        if seen is None or minted is None or seen.epoch != epoch:
+            return False
+        return seen.next_seq == minted + 1 or (seen.boot_id == self._known.boot_id and seen.next_seq <= minted)
 
 
 def carry(ruin: Ruin, database: Database, table: Table, search: Search) -> None:

@@ -1,8 +1,8 @@
 """How far an outbox may have minted, on stable storage beside it: what a lost database can still be declared by.
 
 The reservation names each epoch and a seq that none of it is above. It is written once for many seqs, before they are
-used. What is last seen was surely committed: written after each commit and not synced, it is exact after a kill and
-may be older, never newer, after a power cut. A database that says less was set back.
+used. What is last seen was surely committed: written after each commit and not synced, it is one commit old at most
+after a kill, and may be older, never newer, after a power cut. A database that says less was set back.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from millrace import crashpoints, events, jsontext
+from millrace import clock, crashpoints, events, jsontext
 from millrace.blobs import sync_folder
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,13 @@ class Reservation:
         self._reserved = kept
 
 
-Seen = tuple[str, int, int]
-"""Epoch, next seq and next position after a commit."""
+class Seen(NamedTuple):
+    """How far a commit had come; `boot_id` names the boot in which it was noted, if that was said."""
+
+    epoch: str
+    next_seq: int
+    next_position: int
+    boot_id: str = ""
 
 
 class LastSeen:
@@ -56,6 +62,7 @@ class LastSeen:
     def __init__(self, path: Path) -> None:
         """Name it; the first note makes it."""
         self._path, self._descriptor = path, -1
+        self._boot_id = clock.boot_id()
 
     def close(self) -> None:
         """Close the file; a second time is no error."""
@@ -67,16 +74,16 @@ class LastSeen:
         """Return what was seen last, or None where nothing was or it cannot be read: then it proves nothing."""
         try:
             line, _, check = self._path.read_bytes()[:128].decode("ascii").strip().rpartition(" ")
-            epoch, seq, position = line.split(" ")
+            epoch, seq, position, *boot_id = line.split(" ")
             if int(check) == zlib.crc32(line.encode()) and events.EPOCH.match(epoch):
-                return epoch, int(seq), int(position)
-        except (OSError, ValueError):
+                return Seen(epoch, int(seq), int(position), *boot_id)
+        except (OSError, ValueError, TypeError):
             return None
         return None
 
     def note(self, seen: Seen) -> None:
         """Write what was committed. A disk that refuses is no error: an older word is still true."""
-        line = "{} {} {}".format(*seen)
+        line = f"{seen.epoch} {seen.next_seq} {seen.next_position} {self._boot_id}"
         try:
             if self._descriptor < 0:
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

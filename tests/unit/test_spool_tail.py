@@ -391,6 +391,27 @@ def test_a_healing_whose_file_was_not_sure_of_itself_declares_the_rest_beside_a_
     assert told.gaps(1, 1000) == [(1, 2)]
 
 
+@pytest.mark.parametrize("is_power_cut", [False, True])
+def test_a_healing_after_a_kill_between_a_commit_and_the_note_of_it_declares_no_seq_that_was_never_minted(
+    device: Device, monkeypatch: pytest.MonkeyPatch, is_power_cut: bool
+) -> None:
+    noted = device.folder / "spool.db.seen"
+    spool = device.start()
+    spool.admit([reading()])
+    before = noted.read_bytes()
+    spool.admit([reading()])
+    old = spool.epoch
+    device.kill()
+    noted.write_bytes(before)
+    mark_of(device.folder / "spool.db").touch()
+    if is_power_cut:
+        monkeypatch.setattr(clock, "boot_id", lambda: "another")
+    again = device.start()
+    assert [entry.seq for entry in again.read(0, 10) if entry.epoch == old] == [1, 2]
+    told = RangeSet((first, last) for epoch, first, last, _ in declared(again) if epoch == old)
+    assert told.gaps(1, 1000) == ([(1, 2)] if is_power_cut else [(1, 1000)])
+
+
 @pytest.mark.parametrize("step", ["before the tail is put away", "after it was put away"])
 def test_a_kill_while_a_healed_spool_opens_keeps_the_doubt_as_narrow_as_it_is_true(
     device: Device, step: str, monkeypatch: pytest.MonkeyPatch
