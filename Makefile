@@ -25,9 +25,9 @@ check: $(VENV)/.dev ## Formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-faults: $(VENV)/.dev mosquitto ## Kill every process many times over and count what is lost (minutes); build/faults.json
+faults: $(VENV)/.dev mosquitto ## Kill every process many times over, two campaigns at once, and count what is lost (minutes); build/faults.json
 	@mkdir -p build
-	@$(BIN)/python -m pytest -m faults tests/faults -p no:cacheprovider
+	@$(BIN)/python -m pytest -m faults tests/faults -n 2 --dist loadfile --no-loadscope-reorder -p no:cacheprovider
 
 claims: $(VENV)/.dev mosquitto ## Run each campaign at its full size (hours; ONLY="crash points" for one); docs/fault-runs.jsonl
 	@PYTHONPATH=tests $(BIN)/python -m faults.claims $(if $(ONLY),"$(ONLY)")

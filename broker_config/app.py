@@ -76,7 +76,7 @@ def run_mosquitto(config: Path) -> None:
     words = mosquitto.prepare(loaded, loaded.state_dir)
     require_free(loaded.host, loaded.port)
     os.chdir(loaded.state_dir)
-    os.execv(words[0], words)  # noqa: S606  (Mosquitto itself gets our signals and gives our exit status)
+    os.execve(words[0], words, mosquitto.environment(os.environ))  # noqa: S606  (Mosquitto itself gets our signals and gives our exit status)
 
 
 @command.command("embedded")

@@ -15,6 +15,7 @@ from cloud_sync.progress import Progress
 from cloud_sync.settings import SyncSettings
 from cloud_sync.submit import Cloud
 from cloud_sync.witness import Witness
+from millrace import heap
 from millrace.cli import config_option
 from millrace.clock import SystemClock
 from millrace.control import Control
@@ -33,6 +34,7 @@ def command(config: Path) -> None:
     It runs beside the gateway, as the same user, on the same state_dir; it writes sync.db there and nothing else.
     """
     settings = load(config, SyncSettings)
+    heap.part()
     set_up_logging(settings.log.level)
     clock = SystemClock()
     progress = Progress(settings.state_dir / "sync.db")

@@ -12,7 +12,7 @@ from device_agent.keeper import Handed, Keeper
 from device_agent.packing import Admission
 from device_agent.settings import AgentSettings
 from device_agent.spool import Spool
-from millrace import clock, jsontext, topics
+from millrace import clock, heap, jsontext, topics
 from millrace.cli import config_option
 from millrace.inbox import Inbox
 from millrace.mqtt import Connection, Will
@@ -29,6 +29,7 @@ def command(config: Path) -> None:
 
     Frames appear on PREFIX/device/DEVICE/frame/CHANNEL as plain pictures, readings as JSON.
     """
+    heap.part()
     settings = load(config, AgentSettings)
     set_up_logging(settings.log.level)
     time = clock.SystemClock()

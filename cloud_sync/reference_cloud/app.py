@@ -14,7 +14,7 @@ from cloud_sync.reference_cloud.credentials import read_door
 from cloud_sync.reference_cloud.ledger import Ledger
 from cloud_sync.reference_cloud.routes import Api
 from cloud_sync.reference_cloud.settings import CloudSettings
-from millrace import service, settings
+from millrace import heap, service, settings
 from millrace.cli import config_option
 from millrace.clock import SystemClock
 from millrace.database import Damaged
@@ -75,6 +75,7 @@ def serve(config: CloudSettings) -> None:
 @config_option
 def command(config: Path) -> None:
     """Run the reference cloud, which keeps what gateways drain to it and says what is missing."""
+    heap.part()
     loaded = settings.load(config, CloudSettings)
     service.set_up_logging(loaded.log.level)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -56,6 +56,7 @@ class Line:
         self.programs |= agents
         self.kills: list[str] = []
         self.restarts: list[str] = []
+        self._starved = ""
         self._life_begins = dict.fromkeys(agents, 0)
         self._readers = {name: SpoolReader(home / name / "spool.db") for name in plan.names}
         self._store = Reader(home / "gateway" / "gateway.db")
@@ -154,17 +155,16 @@ class Line:
     def starve(self, name: str, limit: Limit, seconds: float) -> None:
         """Let a program get no further descriptors or memory for so long; if that is its end, start it again at once.
 
-        That is what systemd does.
+        That is what systemd does. A program may come to its end when it has both again: one such end is no failure.
         """
         self.check()
         program = self.programs[name]
         before = resource.prlimit(program.pid, LIMITS[limit])
         resource.prlimit(program.pid, LIMITS[limit], (_in_use(program.pid, limit), before[1]))
-        if program.ended(seconds):
-            self.restarts.append(name)
-            self.start(name)
-        else:
+        self._starved = name
+        if not program.ended(seconds):
             resource.prlimit(program.pid, LIMITS[limit], before)
+        self.check()
 
     def cut_link(self, state: LinkState, seconds: float) -> None:
         """Cut the link to the cloud for so long."""
@@ -181,7 +181,11 @@ class Line:
         self.kill("gateway")
 
     def check(self) -> None:
-        """Raise StageFailed if a program has ended by itself."""
+        """Raise StageFailed if a program has ended by itself; one that was starved is started again."""
+        if self._starved and self.programs[self._starved].ended(0):
+            self.restarts.append(self._starved)
+            self.start(self._starved)
+            self._starved = ""
         for program in self.programs.values():
             program.check()
 

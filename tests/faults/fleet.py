@@ -19,6 +19,7 @@ from millrace.settings import load
 def main(files: list[str]) -> None:
     """Run a device for each settings file until a signal, or until the first of their actors ends."""
     heap.share()
+    heap.part()
     set_up_logging("info")
     time = SystemClock()
     devices = [assemble(load(Path(file), AgentSettings), time) for file in files]

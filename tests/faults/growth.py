@@ -11,7 +11,7 @@ from faults.watch import Watch
 
 from millrace.chaos.line import Line
 
-WARM_UP_RATIO = 0.25  # of the samples: pools and caches fill at first
+WARM_UP_RATIO = 1 / 3  # of the samples: pools and caches fill at first
 
 
 @dataclass

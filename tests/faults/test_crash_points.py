@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,12 +20,13 @@ from faults.campaign import Campaign, sized
 from faults.table import PROGRAMS
 
 from bench.measures import Measure
+from millrace import control
 from millrace.chaos.line import DRAIN_TIMEOUT_S, POINT_TIMEOUT_S, Line
 from millrace.chaos.plan import Plan, usual_broker
 from millrace.chaos.reckoning import reckon
 from millrace.crashpoints import POINTS, SELDOM
 from millrace.database import mark_of
-from millrace.demo.stage import StageFailed, wait_until
+from millrace.demo.stage import StageFailed, shipped_bundle, wait_until
 
 NTH_MAX = 5
 CAUGHT_UP = 500
@@ -59,7 +63,7 @@ def test_nothing_is_lost_or_doubled_when_a_program_dies_at_each_of_its_points(
 
 def _seldom(line: Line, name: str, point: str) -> bool:
     """Bring a program to where it seldom comes: its file is said to be damaged, or it has reserved nothing, or nobody
-    gives receipts. Nothing of this is a reason to lose anything.
+    gives receipts, or its model is to be exchanged. Nothing of this is a reason to lose anything.
     """
     file = line.home / FILES.get(name, f"{name}/spool.db")
     step = point.partition(".")[0]
@@ -70,8 +74,31 @@ def _seldom(line: Line, name: str, point: str) -> bool:
         return line.crash(name, point, prepare=mark.touch)
     if step == "reservation":
         return line.crash(name, point, prepare=lambda: file.with_name(file.name + ".epoch").unlink(missing_ok=True))
+    if step == "swap":
+        with _asking_for_swaps(line.home / "gateway"):
+            return line.crash(name, point)
     gateway = line.programs["gateway"].pid
     try:
         return line.crash(name, point, prepare=lambda: os.kill(gateway, signal.SIGSTOP))
     finally:
         os.kill(gateway, signal.SIGCONT)
+
+
+@contextmanager
+def _asking_for_swaps(state_dir: Path) -> Iterator[None]:
+    """Have the gateway take its model's bundle anew, whenever it answers."""
+    over = threading.Event()
+    order = {"do": "swap", "binding": "parts", "folder": str(shipped_bundle("parts").resolve())}
+
+    def ask() -> None:
+        while not over.wait(0.1):
+            with suppress(control.NobodyThere, control.Refused):
+                control.ask(state_dir, control.GATEWAY, order)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join()

@@ -1,6 +1,6 @@
 """Fifty devices of two events a second for MILLRACE_SOAK_MINUTES, and everything befalls them at random.
 
-In the first third programs die too; in the rest nobody is ended, so that memory can be watched: MB an hour for each
+In the first quarter programs die too; in the rest nobody is ended, so that memory can be watched: MB an hour for each
 program, for an agent a fiftieth of what the process grows in which the fifty run. It is watched once each program has
 met the longest pause and the longest cut, since what a burst takes at its first coming is no growth.
 """
@@ -39,12 +39,12 @@ def test_fifty_devices_under_everything_at_random_lose_nothing_and_nobody_grows(
     with Line(tmp_path, plan, Path(__file__).with_name("fleet.py")) as line:
         campaign = Campaign(measures, "soak", BROKER, 1, f"{minutes} min")
         mischief = Mischief(line, random.Random(campaign.seed), lambda text: sys.stderr.write(f"{text}\n"))
-        mischief.go_on_for(minutes * 60 / 3)
+        mischief.go_on_for(minutes * 60 / 4)
         line.wait_for_flow(1000)
         if minutes >= JUDGED_FROM_MINUTES:
             _at_their_longest(line)
         with Growth(line) as growth:
-            mischief.go_on_for(minutes * 60 * 2 / 3, GENTLE)
+            mischief.go_on_for(minutes * 60 * 3 / 4, GENTLE)
         campaign.recoveries_s += [fault.recovery_s for fault in mischief.faults if fault.recovery_s is not None]
         slopes = growth.mb_per_h()
         slopes["agent"] = slopes.pop("fleet") / DEVICES

@@ -29,6 +29,17 @@ heap.give_back()
 print(before - resident_bytes())
 """
 
+_FREE_PICTURES_BETWEEN_WHAT_STAYS = """
+from millrace import heap
+
+heap.part()
+pieces = [(b"x" * 54_000, b"x" * 1000) for _ in range(500)]
+stay = [small for _, small in pieces]
+before = heap.resident_bytes()
+del pieces
+print(before - heap.resident_bytes())
+"""
+
 _TWENTY_THREADS_AT_ONCE = """
 import ctypes, sys, threading
 from millrace import heap
@@ -55,6 +66,13 @@ GLIBC_ONLY = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="anoth
 @GLIBC_ONLY
 def test_what_lies_free_below_a_piece_in_use_goes_back() -> None:
     done = subprocess.run([sys.executable, "-c", _FREE_ALL_BUT_THE_LAST], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 20_000_000
+
+
+@GLIBC_ONLY
+def test_pictures_leave_no_holes() -> None:
+    script = [sys.executable, "-c", _FREE_PICTURES_BETWEEN_WHAT_STAYS]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 20_000_000
 
 
