@@ -19,9 +19,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from bench.measures import Measure, interleaved, ratio_at_least
 from bench.profile import Profile
 from edge_gateway.app import SWITCH_INTERVAL_S
-from millrace import mqtt
 from millrace.demo.stage import wait_until
 from millrace.inbox import Delivery, Inbox
+from millrace.mqtt import Connection, dialling
+from millrace.mqtt.client import Client
 from millrace.settings import BrokerSettings
 
 MESSAGES = 4000
@@ -31,7 +32,7 @@ TIMEOUT_S = 120.0
 PAUSE_S = 0.001
 
 
-class _Plain(mqtt._Client):
+class _Plain(Client):
     """The connection's client as paho reads and acknowledges by itself."""
 
     loop_read = paho.Client.loop_read
@@ -59,7 +60,7 @@ def measures(port: int, profile: Profile) -> list[Measure]:
         for busy, bar in ((False, 1.0), (True, 1.5)):
             ours, plain = interleaved(
                 profile.rounds,
-                partial(_heard_per_s, port, mqtt._Client, busy),
+                partial(_heard_per_s, port, Client, busy),
                 partial(_heard_per_s, port, _Plain, busy),
             )
             beside = "beside a busy thread" if busy else "beside nobody"
@@ -70,10 +71,10 @@ def measures(port: int, profile: Profile) -> list[Measure]:
     return found
 
 
-def _heard_per_s(port: int, client: type[mqtt._Client], busy: bool) -> float:
+def _heard_per_s(port: int, client: type[Client], busy: bool) -> float:
     """Let the broker keep MESSAGES for a session that is away, then hear them all."""
     inbox = _Dismissing()
-    with patch.object(mqtt, "_Client", client):
+    with patch.object(dialling, "Client", client):
         with _held(port, inbox) as connection:
             assert wait_until(lambda: connection.connected, TIMEOUT_S, PAUSE_S), "no connection"
         _fill(port)
@@ -85,11 +86,9 @@ def _heard_per_s(port: int, client: type[mqtt._Client], busy: bool) -> float:
 
 
 @contextmanager
-def _held(port: int, inbox: Inbox) -> Iterator[mqtt.Connection]:
+def _held(port: int, inbox: Inbox) -> Iterator[Connection]:
     settings = BrokerSettings(host="127.0.0.1", port=port)
-    held = mqtt.Connection(
-        settings, "bench-hearing", None, [TOPIC], persistent=True, max_payload_bytes=1 << 20, inbox=inbox
-    )
+    held = Connection(settings, "bench-hearing", None, [TOPIC], persistent=True, max_payload_bytes=1 << 20, inbox=inbox)
     thread = threading.Thread(target=held.run)
     thread.start()
     try:

@@ -20,7 +20,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from broker_config.mosquitto import Mosquitto
 from millrace.inbox import Connected, Delivery, Inbox
-from millrace.mqtt import Connection, _Client
+from millrace.mqtt import Connection
+from millrace.mqtt.client import Client
 from millrace.settings import BrokerSettings
 
 pytestmark = pytest.mark.mosquitto
@@ -76,7 +77,7 @@ def test_many_packets_are_read_and_acknowledged_at_once(mosquitto: Mosquitto, mo
         plain = getattr(paho.Client, name)
 
         def call(client: paho.Client, argument: Any) -> Any:
-            calls[name] += isinstance(client, _Client)
+            calls[name] += isinstance(client, Client)
             return plain(client, argument)
 
         monkeypatch.setattr(paho.Client, name, call)
@@ -142,7 +143,7 @@ def test_two_programs_on_one_account_do_not_fight_at_full_speed(
 ) -> None:
     caplog.set_level(logging.INFO, "millrace.mqtt")
     bounds: list[float] = []
-    monkeypatch.setattr("millrace.mqtt.random.uniform", lambda low, high: bounds.append(high) or low)  # no pause
+    monkeypatch.setattr("random.uniform", lambda low, high: bounds.append(high) or low)  # no pause
     with connection(guarded_mosquitto, "d1", tmp_path), connection(guarded_mosquitto, "d1", tmp_path):
         wait_until(lambda: max(bounds, default=0) >= 4, "a longer and longer pause")
     assert any("another program use the account 'd1'" in line for line in lines(caplog, "broker_disconnected"))
@@ -192,7 +193,7 @@ def test_messages_acknowledged_by_another_thread_are_acknowledged_together(
         plain = paho.Client._sock_send
 
         def counted(client: paho.Client, packet: bytes) -> int:
-            if isinstance(client, _Client):
+            if isinstance(client, Client):
                 sends.append(len(packet))
             return plain(client, packet)
 

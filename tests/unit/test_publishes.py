@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from millrace import publishes
-from millrace.publishes import Publish
+from millrace.mqtt import publishes
+from millrace.mqtt.publishes import Publish
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 PUBACK = bytes([0x40, 2, 0, 7])
