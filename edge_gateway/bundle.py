@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -244,12 +245,14 @@ def weights_bytes(folder: Path) -> int:
 def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        path.stat()
+        is_file = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
         said = f"no {MANIFEST} there; see docs/models.md for what a bundle holds"
         raise ConfigError([f"models: bundle {folder}: {said}"]) from None
     except (OSError, ValueError) as error:  # others' folders, names that are too long, and what is no name
         raise ConfigError([f"models: bundle {str(folder)!r:.200}: cannot be read here: {error}"]) from None
+    if not is_file:
+        raise ConfigError([f"models: bundle {folder}: {MANIFEST} is no file"])
     return load(path, Manifest)
 
 
@@ -264,6 +267,8 @@ def _checked(manifest: Path, file: str, key: str, wanted: str) -> bytes:
 
 def _read(file: Path, max_bytes: int) -> bytes:
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ConfigError([f"{file}: is no file"])
         if file.stat().st_size > max_bytes:
             raise ConfigError([f"{file}: larger than {max_bytes} bytes"])
         return file.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def test_a_model_that_was_changed_is_refused_with_both_the_digest_and_the_next_s
     said = refusal(folder)
     assert hashlib.sha256(MODEL + b"!").hexdigest() in said
     assert "copy it again" in said
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "manifest.yaml"])
+def test_a_pipe_in_a_files_place_is_refused_and_waits_for_nobody(make: Make, name: str) -> None:
+    folder = make()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert name in refusal(folder)
+    assert "is no file" in refusal(folder)
 
 
 @pytest.mark.parametrize(
