@@ -19,7 +19,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import answers, footprint, frame_path, frames, hearing, readings, runtimes, store, swap, uplink, wear
+from bench import (
+    answers,
+    batching,
+    footprint,
+    frame_path,
+    frames,
+    hearing,
+    readings,
+    runtimes,
+    store,
+    swap,
+    uplink,
+    wear,
+)
 from bench.measures import BUILD, Measure, table
 from bench.models import main_model
 from bench.native import LeftOut
@@ -119,6 +132,7 @@ def _need_mosquitto() -> None:
 ROWS: dict[str, Row] = {
     "frames": _frames,
     "path": lambda _home, profile, _left_out: frame_path.measures(profile),
+    "batching": lambda _home, profile, _left_out: batching.measures(profile),
     "readings": _readings,
     "store": store.measures,
     "swap": _swap,
