@@ -93,6 +93,7 @@ class Committer:
                     self._arrivals.withhold(item, why, work)
                 except Crowded as error:
                     self._leave_out(item, error, work)
+            self._store.save_published(anew=True)
 
         done = self._write(leave)
         log.error("withheld what=%s why=%r", type(item).__name__, why)

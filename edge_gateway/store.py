@@ -78,6 +78,7 @@ class Store:
             self.outbox.new_epoch("set back to an older state")
         published = self.outbox.note("published") or ""
         self.published = int(published) if published.isdecimal() else 0
+        self._saved_published: int | None = self.published
 
     def _begin(self, outbox: Outbox) -> None:
         """Take an outbox for ours and read the streams that are in it. Errors: Damaged; then it is closed again."""
@@ -182,6 +183,7 @@ class Store:
         self._of_device.clear()
         self._accepted, self._accepted_bytes = [], 0
         self._answers = {}
+        self._saved_published = None
         self._declared = dict(self._connection.execute("SELECT stream, ranges FROM declared"))
         for row in self._connection.execute("SELECT * FROM stream").fetchall():
             if not is_believed(row, STREAM_WIDTH):
@@ -317,9 +319,11 @@ class Store:
         """Remember up to where results were published; it goes to the disk with the next transaction."""
         self.published = max(self.published, position)
 
-    def save_published(self) -> None:
-        """Write that position."""
-        self.outbox.set_note("published", str(self.published))
+    def save_published(self, *, anew: bool = False) -> None:
+        """Write that position, if it has moved; `anew`: in any case, so that the disk is asked."""
+        if anew or self.published != self._saved_published:
+            self.outbox.set_note("published", str(self.published))
+            self._saved_published = self.published
 
     # --- settling
 

@@ -69,6 +69,7 @@ class Counters:
         self.is_new = row is None
         self.epoch, _, self.next_seq, _ = ("", 0, 1, "") if row is None else row
         self._noted = {epoch: (number, reason) for epoch, number, _, reason in epochs}
+        self._written: tuple[str, int] | None = (self.epoch, self.next_seq)
         is_sane = row is not None or last is None
         is_sane = is_sane and isinstance(self.next_seq, int) and self.next_seq >= 1
         if is_sane and last is not None:
@@ -94,6 +95,7 @@ class Counters:
     def restore(self, state: State) -> None:
         """Set them back to what they were."""
         self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes = state
+        self._written = None  # what the transaction wrote of its epoch went with it
 
     @property
     def stand(self) -> Seen:
@@ -103,13 +105,14 @@ class Counters:
     def save(self) -> None:
         """Write them inside the present transaction, what was minted being reserved before. Errors: OSError."""
         self._reservation.cover(self.epoch, self.next_seq - 1)
-        if self.epoch:
+        if self.epoch and (self.epoch, self.next_seq) != self._written:  # others' rows move no seq of ours
             self._write_epoch(self.epoch, self.next_seq)
         write_counter(self._connection, self.next_position, self.held_rows, self.held_bytes, self._age_s)
 
     def _write_epoch(self, epoch: str, next_seq: int) -> None:
         number, reason = self._noted[epoch]
         write_epoch(self._connection, epoch, number, next_seq, reason)
+        self._written = epoch, next_seq
 
     # --- epochs and seqs
 
