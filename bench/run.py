@@ -26,6 +26,7 @@ from bench import (
     frame_path,
     frames,
     hearing,
+    isolation,
     readings,
     runtimes,
     store,
@@ -114,6 +115,11 @@ def _runtimes(home: Path, profile: Profile, left_out: list[str]) -> list[Measure
     return runtimes.measures(home, profile, left_out)
 
 
+def _isolation(home: Path, profile: Profile, _left_out: list[str]) -> list[Measure]:
+    home.mkdir()
+    return isolation.measures(profile, main_model(home))
+
+
 def _swap(home: Path, profile: Profile, _left_out: list[str]) -> list[Measure]:
     _need_mosquitto()
     return swap.measures(home, profile, main_model(home))
@@ -136,6 +142,7 @@ ROWS: dict[str, Row] = {
     "readings": _readings,
     "store": store.measures,
     "swap": _swap,
+    "isolation": _isolation,
     "runtimes": _runtimes,
     "answers": lambda _home, _profile, _left_out: answers.measures(),
     "footprint": _footprint,
