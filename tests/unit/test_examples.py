@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker_config import mosquitto
 from broker_config.settings import BrokerConfig
 from cloud_sync.reference_cloud.settings import CloudSettings
 from cloud_sync.settings import SyncSettings
@@ -74,3 +75,9 @@ def test_an_examples_secrets_and_folder_are_those_that_its_unit_provides(program
     assert f"/run/credentials/millrace-{program}.service/" in text
     folder = next(line.split("=")[1] for line in unit.splitlines() if line.startswith("StateDirectory="))
     assert example(program).state_dir == Path("/var/lib", folder)
+
+
+def test_debians_mosquitto_gets_the_memory_settings_that_ours_gets() -> None:
+    drop_in = (DEPLOY / "systemd" / "mosquitto.service.d" / "millrace.conf").read_text(encoding="utf-8")
+    ((name, value),) = mosquitto.environment({}).items()
+    assert f"\n[Service]\nEnvironment={name}={value}\n" in drop_in
