@@ -24,14 +24,15 @@ from millrace.entries import Draft, Lane
 GROUP = 32
 BODY_BYTES = 300
 WARM_UP = 3
-EACH_ROW = ("entry", "answer")
-EACH_COMMIT = ("stream", "minted", "own_epoch", "counter", "meta")
+EACH_COMMIT = {"entry": GROUP, "taken": 1}
+"""How many rows of a table a commit adds; beside them it changes the one row of `stream`."""
 
 
 def ours(folder: Path, groups: int) -> dict[str, float]:
-    """Commit as the gateway's writer does: entry and remembered answer for each reading, how far its stream came."""
+    """Commit as the gateway's writer does: entry and mark for each reading, how far its stream came."""
     store = Store(folder, "bench", 1 << 40)
-    body, uptime_s = _body(), SystemClock().uptime_s()
+    uptime_s = SystemClock().uptime_s()
+    bodies = [_body(seq) for seq in range((groups + WARM_UP) * GROUP + 1)]
     with store.outbox.transaction():
         stream = store.open_stream("bench", "benchrow")
 
@@ -39,7 +40,7 @@ def ours(folder: Path, groups: int) -> dict[str, float]:
         with store.outbox.transaction():
             for seq in range(first, first + GROUP):
                 stream.account(seq, seq)
-                store.accept(Draft(Lane.BULK, "benchrow", seq, body), stream, "", uptime_s)
+                store.accept(Draft(Lane.BULK, "benchrow", seq, bodies[seq]), stream, f"{seq:064x}", uptime_s)
             store.write_accepted()
             store.save_stream(stream)
             store.save_published()
@@ -53,9 +54,11 @@ def raw(folder: Path, groups: int) -> dict[str, float]:
     """Commit the rows that ours has written, into tables made by the same statements, with the same settings."""
     there = sqlite3.connect(f"file:{folder / 'gateway.db'}?mode=ro", uri=True)
     schema = [sql for (sql,) in there.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")]
-    total = (groups + WARM_UP) * GROUP
-    rows = {name: there.execute(f"SELECT * FROM {name} LIMIT {total}").fetchall() for name in EACH_ROW}
-    few = {name: there.execute(f"SELECT * FROM {name}").fetchall() for name in EACH_COMMIT}
+    rows = {
+        name: there.execute(f"SELECT * FROM {name} LIMIT {(groups + WARM_UP) * count}").fetchall()
+        for name, count in EACH_COMMIT.items()
+    }
+    (stream,) = there.execute("SELECT * FROM stream").fetchall()
     there.close()
     here = sqlite3.connect(folder / "raw.db", isolation_level=None)
     for pragma in (
@@ -70,16 +73,15 @@ def raw(folder: Path, groups: int) -> dict[str, float]:
     for statement in schema:
         if "sqlite_" not in statement:
             here.execute(statement)
-    insert = {
-        name: f"INSERT {'' if name in EACH_ROW else 'OR REPLACE '}INTO {name} VALUES ({', '.join('?' * len(found[0]))})"
-        for name, found in (rows | few).items()
-        if found
-    }
+    insert = {name: f"INSERT INTO {name} VALUES ({', '.join('?' * len(found[0]))})" for name, found in rows.items()}
+    change = f"INSERT OR REPLACE INTO stream VALUES ({', '.join('?' * len(stream))})"
 
     def commit(first: int) -> None:
         here.execute("BEGIN IMMEDIATE")
         for name, statement in insert.items():
-            here.executemany(statement, rows[name][first - 1 : first - 1 + GROUP] if name in rows else few[name][-1:])
+            count, done = EACH_COMMIT[name], (first - 1) // GROUP
+            here.executemany(statement, rows[name][done * count : (done + 1) * count])
+        here.execute(change, stream)
         here.execute("COMMIT")
 
     found = _timed(commit, groups)
@@ -97,12 +99,11 @@ def _timed(commit: Callable[[int], None], groups: int) -> dict[str, float]:
     return {"per_s": groups / spent_s, "row_bytes": (written_bytes(os.getpid()) - begun_bytes) / (groups * GROUP)}
 
 
-def _body() -> bytes:
-    """Return a reading of BODY_BYTES in all, as an agent sends it."""
-    key = events.Key(topics.device_source(topics.DEFAULT_PREFIX, "bench", "c0"), "benchrow", 1)
+def _body(seq: int) -> bytes:
+    """Return a reading of about BODY_BYTES in all, as an agent sends it."""
+    key = events.Key(topics.device_source(topics.DEFAULT_PREFIX, "bench", "c0"), "benchrow", seq)
     event = events.new_event(events.READING, key, SystemClock().now(), data={"temperature_c": 21.5}).with_base(1)
-    body = events.encode_json(event)
-    return body + b" " * (BODY_BYTES - len(body))
+    return events.encode_json(event)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ from millrace.database import Viewer
 from millrace.entries import Entry, Lane
 from millrace.outbox_reader import Reader
 from millrace.ranges import RangeSet
+from millrace.row_sums import is_believed
+
+STREAM_WIDTH = 5
+"""How many columns a row of the gateway's `stream` has before its checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,13 @@ class Batches:
         In that order the cloud meets them too. Errors: StorageFailed.
         """
         minted = self.reader.minted()  # before the streams: of what is in it each has its place there
-        streams = self._streams.all("SELECT device, epoch FROM stream ORDER BY no")
-        place = {(f"device/{device}", epoch): number for number, (device, epoch) in enumerate(streams)}
+        streams = self._streams.all("SELECT * FROM stream ORDER BY no")
+        place = {(f"device/{device}", epoch): number for number, (_, device, epoch, *_) in enumerate(streams)}
+        for row in streams:
+            if is_believed(row, STREAM_WIDTH):  # of another the gateway's next start finds out
+                _, device, epoch, watermark, *_ = row
+                epochs = minted.setdefault(f"device/{device}", {})
+                epochs[epoch] = max(epochs.get(epoch, 0), watermark)
         return {
             origin: {epoch: epochs[epoch] for epoch in sorted(epochs, key=lambda epoch: place.get((origin, epoch), -1))}
             for origin, epochs in minted.items()

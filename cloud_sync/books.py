@@ -88,7 +88,8 @@ def read_gateway(state_dir: Path, gateway: str, books: Books) -> None:
             if not is_believed(row, 5):  # the gateway's next start begins it anew
                 continue
             _, device, epoch, watermark, ahead, *_ = row
-            taken = books.setdefault((f"device/{device}", epoch), Book()).accepted
+            book = books.setdefault((f"device/{device}", epoch), Book())
+            book.minted, taken = max(book.minted, watermark), book.accepted
             taken.update([(1, watermark)] if watermark else [])
             taken.update((first, last) for first, last in json.loads(ahead))
         for lane in Lane:

@@ -12,6 +12,7 @@ from edge_gateway.receipts import Receipts
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from edge_gateway.streams import Stream
+from edge_gateway.taken import mark
 from edge_gateway.work import Work
 from millrace import clock, events, images, topics
 
@@ -89,7 +90,8 @@ class Arrivals:
         epoch = self._store.outbox.epoch
         stream = work.stream(item.device, epoch, self._clock.uptime_s())
         if item.redelivered:
-            known = self._recent(item, stream, work).get(item.remembered_as)
+            recent = self._recent(item, stream, work)
+            known = recent.get(item.remembered_as, recent.get(mark(item.remembered_as)))
             if known is not None:
                 self._repeat(item, stream, known, work)
                 return
@@ -130,7 +132,7 @@ class Arrivals:
         if answer is None:
             work.leave_unanswered(item, "answered long ago")
             return
-        if answer.digest != item.remembered_as:
+        if answer.digest not in (item.remembered_as, mark(item.remembered_as)):
             work.counts.append(self._metrics.conflicts.inc)
             text = f"{item.device} sent {stream.epoch}-{seq} again with another content; the first is kept"
             self._own.alarm("key_conflict", item.device, text, work)

@@ -14,9 +14,14 @@ import click
 import sqlite_utils
 
 from millrace.cli import become_owner, state_dir_option
-from millrace.database import open_reader
+from millrace.database import Connection, open_reader
+from millrace.short_bodies import in_full
 
 MAX_ROWS = 100_000
+_IN_FULL = (
+    "CREATE TEMP VIEW entry AS SELECT position, lane, epoch, seq, in_full(body, epoch, seq) AS body, blob, bytes,"
+    " born_s, checksum FROM main.entry"
+)
 
 
 @click.command("query")
@@ -37,12 +42,27 @@ def command(sql: str, state_dir: Path, as_csv: bool, rows: int) -> None:
     if connection is None:
         raise click.ClickException(f"{path} is not there, or is no gateway's database")
     try:
+        _show_bodies_in_full(connection)
         # Read to the end at once: a statement left open would keep the gateway's log from being emptied.
         _print(list(islice(sqlite_utils.Database(connection).query(sql), rows)), as_csv)
     except connection.Error as error:
         raise click.ClickException(f"SQL: {error}") from None
     finally:
         connection.close()
+
+
+def _show_bodies_in_full(connection: Connection) -> None:
+    """Have `entry.body` be JSON in each row, as the event came."""
+
+    def shown(kept: Any, epoch: Any, seq: Any) -> Any:
+        try:
+            return in_full(kept, epoch, seq)
+        except TypeError:  # damage changed what kind of thing stands there
+            return kept
+
+    connection.create_function("in_full", 3, shown, deterministic=True)
+    for statement in ("PRAGMA temp_store = memory", "PRAGMA query_only = 0", _IN_FULL, "PRAGMA query_only = 1"):
+        connection.execute(statement)  # the file itself is opened to be read only
 
 
 def _print(rows: Iterable[Mapping[str, Any]], as_csv: bool) -> None:

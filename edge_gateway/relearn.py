@@ -46,7 +46,7 @@ def relearn(store: Store) -> Accounted:
 
     A stream that was lost is begun anew with what is left of it: the rest is sent again, or lies below a device's base.
     """
-    for table in ("answer", "declared"):
+    for table in ("answer", "taken", "declared"):
         store.outbox.connection.execute(f"DELETE FROM {table} WHERE stream NOT IN (SELECT no FROM stream)")  # noqa: S608
     accounted: Accounted = {}
     after = 0

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from edge_gateway.bad_folders import BadFolders
 from edge_gateway.streams import Stream
 from edge_gateway.tables import STEPS, STREAM_WIDTH, TABLES, UNREADABLE, ranges_of
+from edge_gateway.taken import RUN_MAX, Taken
 from millrace import crashpoints, healing, ties
 from millrace.blobs import BlobStore
 from millrace.database import Damaged, insert
@@ -29,7 +32,7 @@ from millrace.settled import SettledReader
 log = logging.getLogger(__name__)
 
 ANSWERS_KEPT = 20_000
-ANSWER_BYTES = 128
+ANSWER_BYTES = 168
 FORGET_EVERY = 1000
 PURGE_ROWS = 500
 PURGED_SHARE = 0.9  # a store that was full is cleared down to this, so that it is not full again at once
@@ -39,7 +42,7 @@ QUARANTINE_PAYLOAD_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was stored for an accepted event: where its results begin, how many, and the event's own digest."""
+    """What was stored for an accepted event: where its results begin, how many, and its own digest or mark."""
 
     position: int
     rows: int
@@ -82,7 +85,7 @@ class Store:
 
     def _begin(self, outbox: Outbox) -> None:
         """Take an outbox for ours and read the streams that are in it. Errors: Damaged; then it is closed again."""
-        self.outbox, self._connection = outbox, outbox.connection
+        self.outbox, self._connection, self._taken = outbox, outbox.connection, Taken(outbox.connection)
         with ExitStack() as undo:
             undo.callback(outbox.close)
             self.reload_streams()
@@ -121,17 +124,18 @@ class Store:
         return self._of_device.get(device, [])
 
     def minted_of(self, stream: Stream) -> int:
-        """Return how far a device is known to have minted in an epoch."""
+        """Return how far a device is known to have minted in an epoch: as it said, and as came."""
         row = self._connection.execute(
             "SELECT seq FROM minted WHERE origin = ? AND epoch = ?", (f"device/{stream.device}", stream.epoch)
         ).fetchone()
-        return int(row[0]) if row else 0
+        return max(int(row[0]) if row else 0, stream.highest())
 
     def retire(self, stream: Stream) -> None:
         """Forget an epoch of a device, all but its rows."""
         self.write_accepted()
         self._connection.execute("DELETE FROM stream WHERE no = ?", (stream.no,))
         self._connection.execute("DELETE FROM answer WHERE stream = ?", (stream.no,))
+        self._taken.forget(stream.no)
         self._connection.execute("DELETE FROM declared WHERE stream = ?", (stream.no,))
         self._connection.execute(
             "DELETE FROM minted WHERE origin = ? AND epoch = ?", (f"device/{stream.device}", stream.epoch)
@@ -167,7 +171,8 @@ class Store:
         declared = json.dumps(stream.declared.ranges()) if stream.declared else None
         if declared != self._declared.get(stream.no):
             self._save_declared(stream.no, declared)
-        self.outbox.note_minted(f"device/{stream.device}", stream.epoch, stream.highest())
+        if stream.ahead:  # else the watermark tells how far the device has minted
+            self.outbox.note_minted(f"device/{stream.device}", stream.epoch, stream.highest())
 
     def _save_declared(self, no: int, declared: str | None) -> None:
         if declared is None:
@@ -197,11 +202,15 @@ class Store:
 
     def remember(self, stream: Stream, seq: int, answer: Answer) -> None:
         """Keep where the answer to an event lies, for as long as it may be asked again."""
-        self._remember([(stream.no, seq, answer.position, answer.rows, answer.digest)])
+        self._remember_answer((stream.no, seq, answer.position, answer.rows, answer.digest))
 
-    def _remember(self, answers: Sequence[tuple[int, int, int, int, str]]) -> None:
-        insert(self._connection, "INSERT OR REPLACE INTO answer", answers)
-        for no, count in Counter(no for no, *_ in answers).items():
+    def _remember_answer(self, answer: tuple[int, int, int, int, str]) -> None:
+        insert(self._connection, "INSERT OR REPLACE INTO answer", [answer])
+        self._forget_oldest([answer[0]])
+
+    def _forget_oldest(self, remembered: Iterable[int]) -> None:
+        """Take note of which streams more is remembered; now and then forget what was too long ago."""
+        for no, count in Counter(remembered).items():
             self._remembered[no] += count
             if self._remembered[no] >= FORGET_EVERY:  # whatever the seqs are: a device may leave some out
                 self._remembered[no] = 0
@@ -210,6 +219,7 @@ class Store:
                     " (SELECT seq FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)",
                     (no, no, ANSWERS_KEPT),
                 )
+                self._taken.trim(no, ANSWERS_KEPT)
 
     def recall(self, stream: Stream, seq: int) -> Answer | None:
         """Return what was answered to an event, or None if it is too long ago or nothing was."""
@@ -217,7 +227,10 @@ class Store:
         row = self._connection.execute(
             "SELECT position, rows, digest FROM answer WHERE stream = ? AND seq = ?", (stream.no, seq)
         ).fetchone()
-        return Answer(*row) if row else None
+        if row:
+            return Answer(*row)
+        found = self._taken.find(stream.no, seq)
+        return Answer(found[0], 0, found[1]) if found else None
 
     def latest(self, stream: Stream, count: int) -> Iterator[tuple[int, Answer, Entry | None]]:
         """Yield the last `count` events of a stream, the highest seq first: seq, answer, and the event's own row.
@@ -225,6 +238,17 @@ class Store:
         The row is None where it is not held, or not where a row that was accepted stands.
         """
         self.write_accepted()
+        both = self._latest_answers(stream, count), self._latest_taken(stream, count)
+        yield from islice(heapq.merge(*both, key=lambda found: found[0], reverse=True), count)
+
+    def _latest_taken(self, stream: Stream, count: int) -> Iterator[tuple[int, Answer, Entry | None]]:
+        entries: dict[int, Entry] = {}
+        for seq, position, mark in self._taken.latest(stream.no, count):
+            if position not in entries:
+                entries = {entry.position: entry for entry in self.outbox.read(position - RUN_MAX, RUN_MAX)}
+            yield seq, Answer(position, 0, mark), _own(entries.get(position), stream, seq)
+
+    def _latest_answers(self, stream: Stream, count: int) -> Iterator[tuple[int, Answer, Entry | None]]:
         rows = self._connection.execute(
             "SELECT answer.seq, answer.position, rows, digest, entry.* FROM answer"
             " LEFT JOIN entry ON entry.position = answer.position - (rows > 0)"
@@ -233,16 +257,16 @@ class Store:
         )
         for seq, position, results, digest, *row in rows:
             entry = entry_of(*row) if row[0] is not None else None
-            is_own = entry is not None and entry.intact and (entry.epoch, entry.seq) == (stream.epoch, seq)
-            yield seq, Answer(position, results, digest), entry if is_own else None
+            yield seq, Answer(position, results, digest), _own(entry, stream, seq)
 
     def recent_digests(self, stream: Stream, count: int) -> dict[str, int]:
-        """Return digest -> seq of the last `count` events of a stream."""
+        """Return digest, or mark, -> seq of the last `count` events of a stream."""
         self.write_accepted()
-        rows = self._connection.execute(
-            "SELECT digest, seq FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT ?", (stream.no, count)
+        answers = self._connection.execute(
+            "SELECT seq, digest FROM answer WHERE stream = ? ORDER BY seq DESC LIMIT ?", (stream.no, count)
         ).fetchall()
-        return dict(rows)
+        answers += [(seq, mark) for seq, _, mark in self._taken.latest(stream.no, count)]
+        return {digest: seq for seq, digest in heapq.nlargest(count, answers)}
 
     def results_of(self, answer: Answer) -> list[Entry]:
         """Return the stored results of an answer; none if they are purged."""
@@ -293,15 +317,15 @@ class Store:
     ) -> None:
         """Write rows, and behind the last of them what `answer` appends."""
         entries = self.outbox.append([draft for draft, _, _ in accepted], self._accepted_s)
-        answers = [
-            (stream.no, entry.seq, entry.position, 0, digest)
+        taken = [
+            (stream.no, entry.seq, entry.position, digest)
             for entry, (_, stream, digest) in zip(entries, accepted, strict=True)
         ]
-        if answer is not None:
-            no, seq, position, _, digest = answers[-1]
-            rows = answer()
-            answers[-1] = (no, seq, position + 1 if rows else position, rows, digest)
-        self._remember(answers)
+        if answer is not None and (rows := answer()):
+            no, seq, position, digest = taken.pop()
+            self._remember_answer((no, seq, position + 1, rows, digest))
+        self._taken.note(taken)
+        self._forget_oldest(no for no, *_ in taken)
 
     def quarantine(self, topic: str, reason: str, payload: bytes, wall_ns: int, max_rows: int) -> None:
         """Keep a malformed message for a look; the oldest make room."""
@@ -359,3 +383,9 @@ class Store:
     def close(self) -> None:
         """Close the file; what it holds stays."""
         self.outbox.close()
+
+
+def _own(entry: Entry | None, stream: Stream, seq: int) -> Entry | None:
+    """Return an entry that is what a stream took under this seq; None where it is not."""
+    is_own = entry is not None and entry.intact and (entry.epoch, entry.seq) == (stream.epoch, seq)
+    return entry if is_own else None

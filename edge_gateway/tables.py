@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from edge_gateway import taken
 from millrace import events, ties, topics
 from millrace.ranges import RangeSet
 from millrace.rebuild import Table
@@ -31,6 +32,7 @@ UPDATE stream SET checksum = row_sum(
     no, CAST(device AS BLOB), CAST(epoch AS BLOB), CAST(watermark AS INTEGER), CAST(ahead AS BLOB)
 );
 """,
+    taken.SCHEMA,
 )
 
 STREAM_WIDTH = 5
@@ -79,5 +81,6 @@ TABLES = (
     Table("stream", _is_stream, number="no", width=STREAM_WIDTH),
     Table("declared", _is_declared, key=("stream",)),
     Table("answer", _is_answer, key=("stream", "seq")),
+    Table("taken", taken.fits, key=("stream", "first")),
     Table("quarantine", _is_quarantined, number="no"),
 )

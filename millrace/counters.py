@@ -1,6 +1,7 @@
 """What an outbox counts: its epochs, seqs and positions, what it holds, and its age.
 
 In memory they run ahead inside a transaction; with its commit they are on disk, and if it fails they are set back.
+What rows that were only appended tell by themselves is not written with each commit: it is counted when they are read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ AGE_MAX_S = 1e10
 State = tuple[str, int, int, int, int]
 EPOCH_WIDTH, COUNTER_WIDTH = 4, 5
 """How many columns a row of `own_epoch` and of `counter` has before its checksum."""
+BEHIND_ROWS, BEHIND_S = 1024, 60.0
+"""So many rows, and seconds of age, what is written may lag behind the rows."""
+_SELECT_BEHIND = (
+    "SELECT count(*), total(bytes), coalesce(max(born_s), 0) FROM (SELECT CAST(bytes AS INTEGER) AS bytes,"
+    " CAST(born_s AS INTEGER) AS born_s FROM entry WHERE position >= ? LIMIT ?)"
+)
 _SELECT_EPOCHS = "SELECT * FROM own_epoch ORDER BY number"
 
 
@@ -33,6 +40,8 @@ class Counters:
     held_rows: int
     held_bytes: int
     """Pictures included."""
+    _written_counter: tuple[int, int, float] | None
+    """Next position, rows held and age as they are on the disk; None where they are to be written in any case."""
 
     def __init__(self, database: Database, reservation: Reservation, own_lanes: Sequence[Lane] | None = None) -> None:
         """Read them. Errors: Damaged if they cannot be right.
@@ -50,17 +59,25 @@ class Counters:
         last_position = self._connection.execute("SELECT max(position) FROM entry").fetchone()[0] or 0
         try:
             ((_, self.next_position, self.held_rows, self.held_bytes, age_s, _),) = rows
-            is_sane = (
-                is_believed(rows[0], COUNTER_WIDTH)
-                and self.next_position > last_position
-                and min(self.held_rows, self.held_bytes) >= 0
-            )
+            is_sane = is_believed(rows[0], COUNTER_WIDTH) and min(self.held_rows, self.held_bytes) >= 0
             is_sane = is_sane and 0 <= age_s < AGE_MAX_S
+            self._written_counter = self.next_position, self.held_rows, float(age_s)
+            age_s = max(age_s, self._count_behind())
+            is_sane = is_sane and self.next_position > last_position
         except (ValueError, TypeError):
             is_sane = False
         if not is_sane:
             self._database.spoilt(f"its counters make no sense: {rows}, last position {last_position}")
         self._age_s = float(age_s)
+
+    def _count_behind(self) -> int:
+        """Count the rows that were appended since the counters were written; return the age at the last of them."""
+        behind = self._connection.execute(_SELECT_BEHIND, (self.next_position, BEHIND_ROWS)).fetchone()
+        rows, size_bytes, born_s = (int(number) for number in behind)
+        self.next_position += rows
+        self.held_rows += rows
+        self.held_bytes += size_bytes
+        return born_s
 
     def _load_epoch(self) -> None:
         epochs = self._epochs()
@@ -95,7 +112,7 @@ class Counters:
     def restore(self, state: State) -> None:
         """Set them back to what they were."""
         self.epoch, self.next_seq, self.next_position, self.held_rows, self.held_bytes = state
-        self._written = None  # what the transaction wrote of its epoch went with it
+        self._written = self._written_counter = None  # what the transaction wrote of them went with it
 
     @property
     def stand(self) -> Seen:
@@ -107,7 +124,21 @@ class Counters:
         self._reservation.cover(self.epoch, self.next_seq - 1)
         if self.epoch and (self.epoch, self.next_seq) != self._written:  # others' rows move no seq of ours
             self._write_epoch(self.epoch, self.next_seq)
-        write_counter(self._connection, self.next_position, self.held_rows, self.held_bytes, self._age_s)
+        if not self._is_told_by_rows():
+            write_counter(self._connection, self.next_position, self.held_rows, self.held_bytes, self._age_s)
+            self._written_counter = self.next_position, self.held_rows, self._age_s
+
+    def changed_otherwise(self) -> None:
+        """Take note that what is held has changed by more than rows appended at the end, without pictures."""
+        self._written_counter = None
+
+    def _is_told_by_rows(self) -> bool:
+        """Whether who reads what is written, and counts the rows behind it, knows all."""
+        if self._written_counter is None:
+            return False
+        position, rows, age_s = self._written_counter
+        appended = self.next_position - position
+        return appended == self.held_rows - rows and appended <= BEHIND_ROWS and self._age_s - age_s <= BEHIND_S
 
     def _write_epoch(self, epoch: str, next_seq: int) -> None:
         number, reason = self._noted[epoch]

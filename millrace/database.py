@@ -42,8 +42,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x4D494C4C  # "MILL"
-SCHEMA_VERSION = 2
-"""One number for all files of a release; version 0.1.0 wrote 1."""
+SCHEMA_VERSION = 3
+"""One number for all files of a release; version 0.1.0 wrote 1; since 3 rows hold readings in short."""
 CHECKPOINT_PAGES = 1000
 WAL_LIMIT_BYTES = 8 << 20
 MAX_SCHEMA_VERSION = 1000

@@ -9,6 +9,8 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Any
 
+from millrace.short_bodies import in_full
+
 SELECT_LANE = "SELECT * FROM entry WHERE lane = ? AND position > ? ORDER BY position LIMIT ?"
 
 
@@ -61,6 +63,7 @@ def entry_of(
 ) -> Entry:
     """Return the row of table `entry` as an Entry, `intact` or not."""
     try:
+        body = in_full(body, epoch, seq)
         intact = checksum == _checksum(lane, epoch, seq, body, blob)
         entry = Entry(position, Lane(lane), epoch, seq, body, blob, int(size), int(born_s), intact)
     except (TypeError, ValueError):  # the damage changed what kind of thing stands there
@@ -77,7 +80,7 @@ def is_sound(row: tuple[Any, ...]) -> bool:
     """Say whether a row that was salvaged is as it was written."""
     _, lane, epoch, seq, body, blob, _, born_s, checksum = row
     try:
-        return checksum == _checksum(lane, epoch, seq, body, blob) and isinstance(born_s, int)
+        return checksum == _checksum(lane, epoch, seq, in_full(body, epoch, seq), blob) and isinstance(born_s, int)
     except (TypeError, ValueError):
         return False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from millrace import doubts, notes
 from millrace.blobs import BlobStore
@@ -19,6 +19,7 @@ from millrace.entries import SELECT_LANE, Draft, Entry, Lane, ascend, checksum_o
 from millrace.outbox_file import OutboxFile
 from millrace.outbox_tables import Extension
 from millrace.room import Room
+from millrace.short_bodies import shortened
 
 _SELECT_ALL = "SELECT * FROM entry WHERE position > ? ORDER BY position LIMIT ?"
 _GAPS = (
@@ -172,6 +173,8 @@ class Outbox:
         counters = self._counters
         born_s = int(counters.age_s(uptime_s))
         entries = []
+        if positions is not None or any(draft.blob is not None for draft in drafts):
+            counters.changed_otherwise()
         if positions is None:
             positions = range(counters.next_position, counters.next_position + len(drafts))
         for position, draft in zip(positions, drafts, strict=True):
@@ -196,7 +199,7 @@ class Outbox:
         insert(
             self.connection,
             "INSERT INTO entry",
-            [(e.position, e.lane, e.epoch, e.seq, e.body, e.blob, e.bytes, e.born_s, checksum_of(e)) for e in entries],
+            [_row(entry) for entry in entries],
         )
         return entries
 
@@ -241,6 +244,8 @@ class Outbox:
 
     def _account_for(self, rows: list[tuple[int, str | None]]) -> int:
         counters = self._counters
+        if rows:
+            counters.changed_otherwise()
         for size, blob in rows:
             counters.held_bytes -= size
             if blob is not None:
@@ -288,3 +293,9 @@ class Outbox:
             (int(low), int(high))
             for low, high in self.connection.execute(_GAPS, (first - 1, first, last, last + 1)).fetchall()
         ]
+
+
+def _row(entry: Entry) -> tuple[Any, ...]:
+    kept = shortened(entry.body, entry.epoch, entry.seq)
+    checksum = checksum_of(entry)
+    return entry.position, entry.lane, entry.epoch, entry.seq, kept, entry.blob, entry.bytes, entry.born_s, checksum

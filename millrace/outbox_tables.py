@@ -51,6 +51,10 @@ UPDATE counter SET checksum = row_sum(
     one, CAST(next_position AS INTEGER), CAST(held_rows AS INTEGER), CAST(held_bytes AS INTEGER), CAST(age_s AS REAL)
 );
 """,
+    """
+DROP INDEX entry_by_lane;
+CREATE INDEX entry_by_lane ON entry (lane);
+""",  # each entry of an index ends with the row's position anyway
 )
 
 

@@ -19,6 +19,7 @@ from millrace.doubts import Doubt
 from millrace.reservation import Seen
 from millrace.row_sums import is_believed, summed
 from millrace.salvage import Row, Search, by_name, by_number, knows, lend_first_page
+from millrace.short_bodies import in_full
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ class Rebuild:
                 carried.highest[epoch] = max(carried.highest.get(epoch, 0), seq)
             carried.last_position = max(carried.last_position, position)
             born_s = min(born_s, int(carried.age_s))  # noqa: PLW2901
-            values.append((position, lane, epoch, seq, body, blob, len(body), born_s, checksum))
+            size_bytes = len(in_full(body, epoch, seq))
+            values.append((position, lane, epoch, seq, body, blob, size_bytes, born_s, checksum))
         with database.transaction():
             database.connection.executemany("INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 

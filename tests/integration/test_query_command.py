@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from millrace import events
 from millrace.blobs import BlobStore
+from millrace.clock import Instant
 from millrace.entries import Draft, Lane
 from millrace.outbox import Outbox
 
@@ -57,6 +59,17 @@ def test_query_counts_what_detectors_found_as_the_page_on_models_says(outbox: Ou
         {"label": "scratch", "n": 1},
         {"label": "screw", "n": 2},
     ]
+
+
+def test_query_sees_readings_as_they_came(outbox: Outbox) -> None:
+    key = events.Key("/millrace/device/cam-1/c0", outbox.epoch, 1)
+    event = events.new_event(events.READING, key, Instant(0, "boot", 1), data={"temperature_c": 21.5})
+    with outbox.transaction():
+        outbox.append([Draft(Lane.BULK, outbox.epoch, 1, events.encode_json(event))], 0.0)
+    sql = "select json_extract(body, '$.data.temperature_c') as t, json_extract(body, '$.id') as id from entry"
+    done = _query(f"{sql} where lane = 5", "--state-dir", str(outbox.path.parent))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"t": 21.5, "id": f"{outbox.epoch}-1"}
 
 
 def test_query_prints_csv_and_no_more_rows_than_asked(outbox: Outbox) -> None:

@@ -14,6 +14,7 @@ import pytest
 from unit.damaged_tables import renumber
 
 from millrace.blobs import BlobStore, StorageFailed
+from millrace.counters import BEHIND_ROWS, BEHIND_S
 from millrace.database import SCHEMA_VERSION, Damaged, Locked, NewerSchema
 from millrace.doubts import Doubt
 from millrace.entries import Draft, Entry, Lane
@@ -122,8 +123,8 @@ def test_a_reader_that_is_given_rows_out_of_their_order_says_so(
     outbox = reopened()
     add(outbox, 300)
     outbox.close()
-    head = b"\x04\x01\x02\x02" + bytes([Lane.RESULT])  # the index has a lane in one byte, a position in two, twice
-    last, wrong = (head + 2 * number.to_bytes(2) for number in (300, 130))
+    head = b"\x06\x03\x01\x02" + bytes([Lane.RESULT])  # the index has a lane in one byte, a position in two
+    last, wrong = (head + number.to_bytes(2) for number in (300, 130))
     data = path.read_bytes()
     assert data.count(last) == 1
     path.write_bytes(data.replace(last, wrong))
@@ -139,6 +140,64 @@ def test_entries_are_read_in_the_order_in_which_they_were_appended(outbox: Outbo
     assert [entry.seq for entry in appended] == [1, 2, 3, 4, 5]
     assert outbox.read(2, 2) == appended[2:4]
     assert all(entry.intact for entry in outbox.read(0, 100))
+
+
+def test_rows_that_were_only_appended_are_counted_when_the_file_is_opened_again(
+    reopened: Callable[[], Outbox],
+) -> None:
+    outbox = reopened()
+    add(outbox, 3)
+    written = outbox.connection.execute("SELECT * FROM counter").fetchall()
+    add(outbox, 2)
+    assert outbox.connection.execute("SELECT * FROM counter").fetchall() == written
+    before = outbox.next_position, outbox.held_rows, outbox.held_bytes, outbox.next_seq
+    outbox = reopened()
+    assert (outbox.next_position, outbox.held_rows, outbox.held_bytes, outbox.next_seq) == before
+
+
+@pytest.mark.parametrize("last", ["forgotten", "picture", "many", "late"])
+def test_what_rows_do_not_tell_by_themselves_is_written_with_the_commit(
+    reopened: Callable[[], Outbox], last: str
+) -> None:
+    outbox = reopened()
+    add(outbox, 3)
+    if last == "forgotten":
+        with outbox.transaction():
+            outbox.forget([2, 3])
+            outbox.append([Draft(Lane.RESULT, outbox.epoch, outbox.mint(), b"x")] * 2, 0.0)
+    elif last == "picture":
+        add(outbox, picture=RED)
+    elif last == "many":
+        add(outbox, BEHIND_ROWS)
+    else:
+        with outbox.transaction():
+            outbox.append([Draft(Lane.RESULT, outbox.epoch, outbox.mint(), b"x")], 2 * BEHIND_S)
+    before = outbox.next_position, outbox.held_rows, outbox.held_bytes
+    ((position, rows, size_bytes),) = outbox.connection.execute(
+        "SELECT next_position, held_rows, held_bytes FROM counter"
+    )
+    assert (position, rows, size_bytes) == before
+    outbox = reopened()
+    assert (outbox.next_position, outbox.held_rows, outbox.held_bytes) == before
+
+
+def test_a_commit_that_failed_leaves_the_counters_right(path: Path, reopened: Callable[[], Outbox]) -> None:
+    outbox = reopened()
+    add(outbox, 3)
+
+    def fail() -> None:
+        with outbox.transaction():
+            outbox.forget([1])
+            outbox.append([Draft(Lane.RESULT, outbox.epoch, outbox.mint(), b"xyz")], 0.0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    add(outbox, 2)
+    before = outbox.next_position, outbox.held_rows, outbox.held_bytes, outbox.next_seq
+    assert before[:2] == (6, 5)
+    outbox = reopened()
+    assert (outbox.next_position, outbox.held_rows, outbox.held_bytes, outbox.next_seq) == before
 
 
 def test_a_lane_is_read_without_the_others(outbox: Outbox) -> None:
