@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from edge_gateway.prediction import Prediction
-from millrace import bare_readings, clock, events, images, jsontext, mending, topics
+from millrace import bare_readings, clock, events, images, jsontext, mending, plain_readings, topics
 from millrace.events import MalformedEvent
 
 
@@ -136,8 +136,12 @@ def admit(
     try:
         if topic.kind is topics.Kind.FRAME:
             return [_frame(source, topic, payload, properties, now, redelivered)]
-        if topic.kind is topics.Kind.READING and not events.is_structured(payload):
-            return _bare_readings(topic, payload, now, redelivered)
+        if topic.kind is topics.Kind.READING:
+            if (plain := plain_readings.decode(payload)) is not None:
+                event, digest = _believable(source, topic, plain[0], type_), plain[1]
+                return [Arrived(topic, event, type_, digest, now, payload, redelivered, body=payload)]
+            if not events.is_structured(payload):
+                return _bare_readings(topic, payload, now, redelivered)
         event = _believable(source, topic, events.decode_json(payload, len(payload)), type_)
         body, digest = events.encode_and_digest(event)
     except MalformedEvent as error:

@@ -316,10 +316,9 @@ class Store:
         self, accepted: Sequence[tuple[Draft, Stream, str]], answer: Callable[[], int] | None = None
     ) -> None:
         """Write rows, and behind the last of them what `answer` appends."""
-        entries = self.outbox.append([draft for draft, _, _ in accepted], self._accepted_s)
+        first = self.outbox.extend([draft for draft, _, _ in accepted], self._accepted_s)
         taken = [
-            (stream.no, entry.seq, entry.position, digest)
-            for entry, (_, stream, digest) in zip(entries, accepted, strict=True)
+            (stream.no, draft.seq, position, digest) for position, (draft, stream, digest) in enumerate(accepted, first)
         ]
         if answer is not None and (rows := answer()):
             no, seq, position, digest = taken.pop()

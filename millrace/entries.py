@@ -64,7 +64,7 @@ def entry_of(
     """Return the row of table `entry` as an Entry, `intact` or not."""
     try:
         body = in_full(body, epoch, seq)
-        intact = checksum == _checksum(lane, epoch, seq, body, blob)
+        intact = checksum == checksum_of(lane, epoch, seq, body, blob)
         entry = Entry(position, Lane(lane), epoch, seq, body, blob, int(size), int(born_s), intact)
     except (TypeError, ValueError):  # the damage changed what kind of thing stands there
         entry = Entry(position, Lane.BULK, epoch, seq, b"", None, 0, 0, intact=False)
@@ -80,15 +80,11 @@ def is_sound(row: tuple[Any, ...]) -> bool:
     """Say whether a row that was salvaged is as it was written."""
     _, lane, epoch, seq, body, blob, _, born_s, checksum = row
     try:
-        return checksum == _checksum(lane, epoch, seq, in_full(body, epoch, seq), blob) and isinstance(born_s, int)
+        return checksum == checksum_of(lane, epoch, seq, in_full(body, epoch, seq), blob) and isinstance(born_s, int)
     except (TypeError, ValueError):
         return False
 
 
-def checksum_of(entry: Entry) -> int:
-    """Return the checksum under which an entry is written."""
-    return _checksum(entry.lane, entry.epoch, entry.seq, entry.body, entry.blob)
-
-
-def _checksum(lane: int, epoch: str, seq: int, body: bytes, blob: str | None) -> int:
+def checksum_of(lane: int, epoch: str, seq: int, body: bytes, blob: str | None) -> int:
+    """Return the checksum under which a row is written: of its body in full."""
     return zlib.crc32(body, zlib.crc32(f"{int(lane)} {epoch} {seq} {blob}".encode()))

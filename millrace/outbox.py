@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from millrace import doubts, notes
 from millrace.blobs import BlobStore
@@ -170,38 +170,41 @@ class Outbox:
 
         `positions`: where they stand if not at the end; free places below it, given out before.
         """
+        if positions is None:
+            first = self.extend(drafts, uptime_s)
+            positions = range(first, first + len(drafts))
+        else:
+            self._counters.changed_otherwise()
+            self._insert(drafts, positions, uptime_s)
+        born_s = int(self._counters.age_s(uptime_s))
+        return [
+            Entry(position, d.lane, d.epoch, d.seq, d.body, d.blob, len(d.body), born_s, intact=True)
+            for position, d in zip(positions, drafts, strict=True)
+        ]
+
+    def extend(self, drafts: Sequence[Draft], uptime_s: float) -> int:
+        """Append in order at the end, inside the present transaction; return the position of the first."""
+        first = self._counters.next_position
+        if any(draft.blob is not None for draft in drafts):
+            self._counters.changed_otherwise()
+        self._insert(drafts, range(first, first + len(drafts)), uptime_s)
+        return first
+
+    def _insert(self, drafts: Sequence[Draft], positions: Sequence[int], uptime_s: float) -> None:
         counters = self._counters
         born_s = int(counters.age_s(uptime_s))
-        entries = []
-        if positions is not None or any(draft.blob is not None for draft in drafts):
-            counters.changed_otherwise()
-        if positions is None:
-            positions = range(counters.next_position, counters.next_position + len(drafts))
+        rows = []
         for position, draft in zip(positions, drafts, strict=True):
-            entries.append(
-                Entry(
-                    position,
-                    draft.lane,
-                    draft.epoch,
-                    draft.seq,
-                    draft.body,
-                    draft.blob,
-                    len(draft.body),
-                    born_s,
-                    intact=True,
-                )
-            )
-            counters.next_position = max(counters.next_position, position + 1)
-            counters.held_bytes += len(draft.body)
-            if draft.blob is not None:
-                counters.held_bytes += self._pictures.refer(draft.blob, draft.blob_bytes)
-        counters.held_rows += len(entries)
-        insert(
-            self.connection,
-            "INSERT INTO entry",
-            [_row(entry) for entry in entries],
-        )
-        return entries
+            lane, epoch, seq, body, blob = int(draft.lane), draft.epoch, draft.seq, draft.body, draft.blob
+            kept, checksum = shortened(body, epoch, seq), checksum_of(lane, epoch, seq, body, blob)
+            rows.append((position, lane, epoch, seq, kept, blob, len(body), born_s, checksum))
+            counters.held_bytes += len(body)
+            if blob is not None:
+                counters.held_bytes += self._pictures.refer(blob, draft.blob_bytes)
+        if rows:
+            counters.next_position = max(counters.next_position, max(positions) + 1)
+        counters.held_rows += len(rows)
+        insert(self.connection, "INSERT INTO entry", rows)
 
     def forget(self, positions: Sequence[int]) -> int:
         """Delete these rows inside the present transaction; return how many there were."""
@@ -293,9 +296,3 @@ class Outbox:
             (int(low), int(high))
             for low, high in self.connection.execute(_GAPS, (first - 1, first, last, last + 1)).fetchall()
         ]
-
-
-def _row(entry: Entry) -> tuple[Any, ...]:
-    kept = shortened(entry.body, entry.epoch, entry.seq)
-    checksum = checksum_of(entry)
-    return entry.position, entry.lane, entry.epoch, entry.seq, kept, entry.blob, entry.bytes, entry.born_s, checksum

@@ -117,6 +117,7 @@ DURABLE_PATH = (
     "millrace/outbox_tables.py",
     "millrace/packet_limit.py",
     "millrace/pictures.py",
+    "millrace/plain_readings.py",
     "millrace/quota.py",
     "millrace/ranges.py",
     "millrace/rebuild.py",
