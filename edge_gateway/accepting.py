@@ -16,7 +16,7 @@ from edge_gateway.router import Decision, decide, frame_goes
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Answer, Store
 from edge_gateway.streams import Stream
-from edge_gateway.work import Work
+from edge_gateway.work import InferenceFailed, NotAnswered, Work
 from millrace import clock, events, images
 from millrace.blobs import BadFolder
 from millrace.entries import Draft, Lane
@@ -90,7 +90,7 @@ class Accepting:
             self._quarantine.bury_frame(item, outcome.malformed, work)
             work.declare(item.device, key.epoch, key.seq, key.seq, "buried", outcome.malformed)
             self._store.remember(stream, key.seq, Answer(0, 0, item.remembered_as))
-            work.leave_unanswered(item, outcome.malformed)
+            work.leave_unanswered(item, outcome.malformed, InferenceFailed if outcome.failed else NotAnswered)
             return
         policy = self._policy(item.device, channel)
         decisions = [decide(prediction.score, limit, policy) for prediction, limit, _ in outcome.predictions]

@@ -20,6 +20,8 @@ class Outcome:
     predictions: list[tuple[Prediction, float, float | None]] = field(default_factory=list)
     """(prediction, threshold, infer_ms) for each model; infer_ms is None where an equal picture was answered before."""
     malformed: str | None = None
+    failed: bool = False
+    """Whether that is for an engine that failed on it, not for what came."""
 
 
 @dataclass(slots=True)

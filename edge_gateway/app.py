@@ -15,10 +15,10 @@ from edge_gateway.commit import Committer
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.engines.engine import EngineFailed
 from edge_gateway.intake import Intake
+from edge_gateway.line import Line
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
 from edge_gateway.orders import Orders
-from edge_gateway.pipeline import Line, Workers, Writer, worker_count
 from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
@@ -33,6 +33,8 @@ from edge_gateway.web.raw_inference import RawInference
 from edge_gateway.web.room import Room, Share
 from edge_gateway.web.server import Web
 from edge_gateway.window_models import WindowModels
+from edge_gateway.workers import Workers, worker_count
+from edge_gateway.writer import Writer
 from millrace import clock, jsontext, topics
 from millrace.cli import config_option
 from millrace.control import Control

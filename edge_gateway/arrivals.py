@@ -13,7 +13,7 @@ from edge_gateway.settings import GatewaySettings
 from edge_gateway.store import Store
 from edge_gateway.streams import Stream
 from edge_gateway.taken import mark
-from edge_gateway.work import Work
+from edge_gateway.work import NoRoomNow, Work
 from millrace import clock, events, images, topics
 
 RECENT_DIGESTS = 32
@@ -75,7 +75,7 @@ class Arrivals:
         if self._store.full:
             work.counts.append(self._metrics.withheld.labels(item.device).inc)
             self._receipts.withhold(item.device, epoch)
-            work.leave_unanswered(item, "the gateway is full")
+            work.leave_unanswered(item, "the gateway is full", NoRoomNow)
             return
         for first, last in stream.gaps_below(event.base or 0):
             work.declare(item.device, epoch, first, last, "unproven", "below the lowest seq that the device still held")
@@ -99,7 +99,7 @@ class Arrivals:
         if self._store.full:
             work.shed[item.device, "the gateway is full and the device keeps nothing"] += 1
             work.counts.append(self._metrics.shed.inc)
-            work.leave_unanswered(item, "the gateway is full")
+            work.leave_unanswered(item, "the gateway is full", NoRoomNow)
             return
         source = topics.device_source(self._settings.prefix, item.device, str(item.topic.channel))
         content_type = (

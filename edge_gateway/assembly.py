@@ -100,6 +100,7 @@ class Assembly:
         failed, said = "", 0
         for window, promised in asked:
             outcome = promised.result()
+            work.progress()
             if outcome.malformed is not None:
                 self._broken["inference"] += 1
                 failed = outcome.malformed

@@ -71,14 +71,17 @@ class Committer:
         self._overflow = Overflow(settings, store)
         declare_doubt(store, self._own, settings.gateway, time.now())
 
-    def commit(self, batch: Sequence[Finished]) -> Committed:
-        """Accept the batch; StorageFailed if the disk refuses: then nothing of it happened, try again."""
+    def commit(self, batch: Sequence[Finished], progress: Callable[[], None] = lambda: None) -> Committed:
+        """Accept the batch; StorageFailed if the disk refuses: then nothing of it happened, try again.
+
+        `progress` is called each time when something that it waits for has come: the answer about a window.
+        """
 
         def take(work: Work) -> None:
             for item in batch:
                 self._take(item, work)
 
-        return self._write(take)
+        return self._write(take, progress)
 
     def withhold(self, item: Finished, why: str) -> Committed:
         """Let go of an item that the disk refuses while it takes this; it may be acknowledged then.
@@ -99,8 +102,8 @@ class Committer:
         log.error("withheld what=%s why=%r", type(item).__name__, why)
         return done
 
-    def _write(self, take: Callable[[Work], None]) -> Committed:
-        work = Work(self._register)
+    def _write(self, take: Callable[[Work], None], progress: Callable[[], None] = lambda: None) -> Committed:
+        work = Work(self._register, progress=progress)
         try:
             with self._store.outbox.transaction():
                 take(work)

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malformed, admit
-from edge_gateway.pipeline import Item, Line, Workers
+from edge_gateway.line import Item, Line
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.turns import HTTP_DEVICE, Asked, Heard, Turns
+from edge_gateway.workers import Workers
 from millrace import clock, crashpoints, events, images, topics
 from millrace.inbox import Connected, Disconnected
 from millrace.service import Beat
@@ -27,6 +28,7 @@ class Intake:
     ) -> None:
         self._settings, self._line, self._workers, self._clock = settings, line, workers, time
         self.turns = turns
+        line.freed = turns.wake
         self._stop = threading.Event()
         self.beat = Beat(time)
         self.connection_events: queue.SimpleQueue[Connected | Disconnected] = queue.SimpleQueue()
@@ -35,7 +37,7 @@ class Intake:
         """Work until interrupted."""
         while not self._stop.is_set():
             self.beat.beat()
-            arrival = self.turns.get(POLL_S)
+            arrival = self.turns.get(POLL_S, self._line.has_room)
             if isinstance(arrival, Heard | Asked):
                 self._forward(arrival)
             elif isinstance(arrival, Connected | Disconnected):
@@ -52,8 +54,8 @@ class Intake:
         for item in items:
             if isinstance(item.finished, Arrived) and item.finished.type == events.FRAME:
                 self._workers.start(item.finished)
-            while not self._line.closed.is_set() and not self._line.offer(item, POLL_S):
-                self.beat.beat()  # the line stands, and it is the writer's beat that tells why
+        while not self._line.closed.is_set() and not self._line.offer(items, POLL_S):
+            self.beat.beat()  # the line stands, and it is the writer's beat that tells why
 
     def _items(self, heard: Heard) -> list[Item]:
         delivery, limit = heard.delivery, self._settings.max_payload_bytes

@@ -177,7 +177,7 @@ class Models:
         except BadPicture as error:
             outcome.malformed = str(error)
         except EngineFailed as error:
-            outcome.malformed = f"inference failed: {error}"
+            outcome.malformed, outcome.failed = f"inference failed: {error}", True
         return outcome
 
     def _answer(self, place: int, given: bytes | Tensor, digest: str | None) -> tuple[Prediction, float, float | None]:

@@ -9,6 +9,7 @@ away of late.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -102,14 +103,20 @@ class Shares(Generic[T]):
             self._note(longest, now_s)
         return away
 
-    def take(self, now_s: float) -> T | None:
-        """Return the oldest item of the device whose turn it is, or None if nothing waits or may be served yet."""
-        device = next((name for name in self._queues if not self.is_restrained(name, now_s)), None)
+    def take(self, now_s: float, has_room: Callable[[str], bool] = lambda _device: True) -> T | None:
+        """Return the oldest item of the device whose turn it is, or None if nothing waits or may be served yet.
+
+        A device for which `has_room` is false has no turn.
+        """
+        free = (name for name in self._queues if not self.is_restrained(name, now_s))
+        device = next((name for name in free if has_room(name)), None)
         if device is None:
-            if not self._queues or now_s - self._indulged_s < INDULGED_EVERY_S:
+            if now_s - self._indulged_s < INDULGED_EVERY_S:
+                return None
+            device = next((name for name in self._queues if has_room(name)), None)
+            if device is None:
                 return None
             self._indulged_s = now_s
-            device = next(iter(self._queues))
         queue = self._queues.pop(device)
         item, size_bytes = queue.items.popleft()
         queue.size_bytes -= size_bytes
@@ -129,6 +136,10 @@ class Shares(Generic[T]):
         if known is None or bucket is None or now_s - bucket.at_s >= LULL_S:
             return False
         return now_s - self._company_s < COMPANY_S and _halvings(known, now_s) > 0
+
+    def restrains(self, now_s: float) -> bool:
+        """Whether something waits of such a device."""
+        return any(self.is_restrained(device, now_s) for device in self._queues)
 
     def window_bytes(self, device: str, now_s: float) -> int:
         """Return how many bytes a device may have under way without a receipt: less while it is turned away."""

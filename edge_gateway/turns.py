@@ -19,7 +19,7 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.shares import LULL_S, Shares
 from edge_gateway.sheds import Sheds
-from edge_gateway.work import NotAnswered
+from edge_gateway.work import NoRoomNow
 from millrace import clock, topics
 from millrace.inbox import Delivery, Inbox
 from millrace.mqtt import RECEIVE_MAXIMUM
@@ -97,14 +97,23 @@ class Turns(Inbox):
                 self._others.append(arrival)
                 self._changed.notify()
 
-    def get(self, timeout_s: float) -> object | None:
-        """Return what is next: news of the connection or a gateway, else of the device whose turn it is."""
+    def get(self, timeout_s: float, has_room: Callable[[str], bool] = lambda _device: True) -> object | None:
+        """Return what is next: news of the connection or a gateway, else of the device whose turn it is.
+
+        A device for which there is no room further on has no turn; `wake` says that there may be some.
+        """
         with self._changed:
-            if not self._others and (found := self.shares.take(self._clock.uptime_s())) is not None:
+            now_s = self._clock.uptime_s()
+            if not self._others and (found := self.shares.take(now_s, has_room)) is not None:
                 return found
             if not self._others:
-                self._changed.wait(min(timeout_s, LULL_S) if self.shares.waiting_bytes else timeout_s)
-            return self._others.popleft() if self._others else self.shares.take(self._clock.uptime_s())
+                self._changed.wait(min(timeout_s, LULL_S) if self.shares.restrains(now_s) else timeout_s)
+            return self._others.popleft() if self._others else self.shares.take(self._clock.uptime_s(), has_room)
+
+    def wake(self) -> None:
+        """Have who waits in `get` look again."""
+        with self._changed:
+            self._changed.notify()
 
     def turned_away(self) -> dict[str, int]:
         """Return how many events of which devices were turned away, for those that still feel it."""
@@ -165,7 +174,7 @@ class Turns(Inbox):
         if self._may_say(f"over {device}"):
             log.warning("device_over_share device=%s events=%s", device, self.turned_away().get(device))
         if isinstance(away, Asked):
-            away.reply.set_exception(NotAnswered("the line is full; try again"))
+            away.reply.set_exception(NoRoomNow("the line is full"))
             return
         delivery = away.delivery
         if away.topic.kind is not topics.Kind.DEVICE_STATUS and not claims_key(delivery.payload, delivery.properties):

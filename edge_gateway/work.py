@@ -18,6 +18,14 @@ class NotAnswered(Exception):
     """Who asked by HTTP gets no answer, and why."""
 
 
+class NoRoomNow(NotAnswered):
+    """There was no room for it; the same may be answered in a moment."""
+
+
+class InferenceFailed(NotAnswered):
+    """The picture is good, and an engine failed on it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What is to be published."""
@@ -59,6 +67,8 @@ class Work:
     counts: list[Callable[[], None]] = field(default_factory=list)
     """The metrics to be moved after the commit."""
     alarmed_s: dict[tuple[str, str], float] = field(default_factory=dict)
+    progress: Callable[[], None] = lambda: None
+    """To be called when something that the transaction waited for has come."""
 
     def stream(self, device: str, epoch: str, now_s: float) -> Stream:
         """Return the stream of an epoch, to be saved with the transaction. Errors: Crowded."""
@@ -73,6 +83,6 @@ class Work:
         """Have a ledger record say why a range does not go up as itself."""
         self.declared.setdefault((device, epoch, disposition, reason), RangeSet()).add(first, last)
 
-    def leave_unanswered(self, item: Arrived, why: str) -> None:
+    def leave_unanswered(self, item: Arrived, why: str, kind: type[NotAnswered] = NotAnswered) -> None:
         """Have who asked by HTTP told that no answer comes."""
-        self.done.replies.append((item, NotAnswered(why)))
+        self.done.replies.append((item, kind(why)))

@@ -16,8 +16,8 @@ from starlette.routing import Route
 from edge_gateway.intake import Intake
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Writer
 from edge_gateway.status import SAID_CHARACTERS, Herald, Uplink
+from edge_gateway.writer import Writer
 from millrace.blobs import StorageFailed
 from millrace.database import Damaged
 

@@ -15,7 +15,7 @@ from edge_gateway.intake import Intake
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.web import bodies
 from edge_gateway.web.room import Full, Room, Share
-from edge_gateway.work import NotAnswered
+from edge_gateway.work import InferenceFailed, NoRoomNow, NotAnswered
 from millrace import images
 from millrace.events import MalformedEvent
 
@@ -81,9 +81,11 @@ class Predict:
                 results = await asyncio.wrap_future(reply)
         except (MalformedEvent, ValueError) as error:
             raise HTTPException(422, str(error)) from None
+        except NoRoomNow as error:
+            raise Full(str(error)) from None
+        except InferenceFailed as error:
+            raise HTTPException(500, str(error)) from None
         except NotAnswered as error:
-            if "full" in str(error):
-                raise Full(str(error).removesuffix("; try again")) from None
             raise HTTPException(422, str(error)) from None
         except TimeoutError:
             raise HTTPException(504, f"no answer within {self._patience_s} s") from None

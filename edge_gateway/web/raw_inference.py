@@ -10,9 +10,9 @@ from typing import Any
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models, Replaced
-from edge_gateway.pipeline import Workers
 from edge_gateway.web.room import Full, Share
 from edge_gateway.web.signature import Signature, signature_of
+from edge_gateway.workers import Workers
 from millrace import __version__
 
 SERVER = "millrace"

@@ -640,7 +640,8 @@ def test_a_gateway_says_of_whatever_goes_wrong_that_it_is_not_well(tmp_path: Pat
 
         black, white = (bytes(cv2.imencode(".png", np.full((3, 2, 3), v, np.uint8))[1].tobytes()) for v in (0, 255))
         for _ in range(3):
-            assert "inference failed" in gateway.ask("POST", "/predict", white).json()["error"]
+            answer = gateway.ask("POST", "/predict", white)
+            assert (answer.status, "inference failed" in answer.json()["error"]) == (500, True)
         status, said = gateway.health()
         assert (status, len(said["problems"])) == (503, 1)
         assert said["problems"][0].startswith("model dense@1 fails: ")

@@ -14,12 +14,12 @@ from integration.brokers import free_port
 
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Workers
 from edge_gateway.settings import GatewaySettings, ModelSettings
 from edge_gateway.web.grpc_messages import SERVICE, message
 from edge_gateway.web.grpc_service import GrpcService
 from edge_gateway.web.raw_inference import RawInference
 from edge_gateway.web.room import Room, Share
+from edge_gateway.workers import Workers
 from millrace_models import bundle_path
 
 TOKEN = "open-sesame"

@@ -21,10 +21,10 @@ from edge_gateway.engines.isolated import AskedTwice
 from edge_gateway.engines.standby import State
 from edge_gateway.hot_swap import swap
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Workers
 from edge_gateway.serving import GOLDEN_PICTURES
 from edge_gateway.settings import AcceleratorSettings, DelegateSettings, ModelSettings
 from edge_gateway.swaps import Swaps
+from edge_gateway.workers import Workers
 from millrace_models import bundle_path
 
 PARTS = bundle_path("parts")

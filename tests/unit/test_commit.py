@@ -24,15 +24,16 @@ from edge_gateway.admission import Arrived, DeviceStatus, GatewayStatus, Malform
 from edge_gateway.bad_folders import PATIENCE_S
 from edge_gateway.commit import Committer, Finished
 from edge_gateway.company import Gateways
+from edge_gateway.line import Item, Line
 from edge_gateway.metrics import Metrics
 from edge_gateway.own_events import ALARM_EVERY_S
-from edge_gateway.pipeline import Item, Line, Writer
 from edge_gateway.prediction import Prediction
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.status import Uplink
 from edge_gateway.store import PURGE_ROWS, Store
 from edge_gateway.taken import MARK_BYTES
-from edge_gateway.work import Committed, NotAnswered
+from edge_gateway.work import Committed, NoRoomNow, NotAnswered
+from edge_gateway.writer import Writer
 from millrace import events, images, topics
 from millrace.blobs import BadFolder, NoRoom, StorageFailed
 from millrace.entries import Entry, Lane
@@ -739,7 +740,7 @@ def test_a_full_gateway_sheds_what_nobody_holds_and_says_so(full: Gateway) -> No
     own = full.store.outbox.epoch
     assert sorted(full.ledger()) == [(own, 1, 1, "shed"), (own, 1, 2, "shed")]
     assert (done.results, full.count("millrace_events_shed_total")) == ([], 3)
-    assert {type(reply) for _, reply in done.replies} == {NotAnswered}
+    assert {type(reply) for _, reply in done.replies} == {NoRoomNow}
 
 
 def test_what_was_withheld_is_taken_once_there_is_room(full: Gateway) -> None:
@@ -831,7 +832,7 @@ def settled_by_a_writer(gateway: Gateway, *batch: Finished) -> Floor:
     """Have a writer acknowledge all of a batch and end; return what it said."""
     line, floor, acknowledged = Line(len(batch)), Floor(gateway.loaded), threading.Semaphore(0)
     for item in batch:
-        assert line.offer(Item(item, acknowledged.release), 1.0)
+        assert line.offer([Item(item, acknowledged.release)], 1.0)
     writer = Writer(gateway.loaded, line, gateway.store, gateway.committer, floor, gateway.metrics, gateway.clock)
     thread = threading.Thread(target=writer.run)
     thread.start()

@@ -23,10 +23,11 @@ from unit.test_isolated import is_gone
 from edge_gateway.admission import Arrived, Outcome, admit
 from edge_gateway.bundle import load_bundle, weights_bytes
 from edge_gateway.hot_swap import SwapRefused, swap
+from edge_gateway.line import Item, Line
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Item, Line, Workers
 from edge_gateway.settings import ModelSettings
 from edge_gateway.swaps import FILE, Swaps
+from edge_gateway.workers import Workers
 from millrace.blobs import StorageFailed
 from millrace.clock import Instant
 from millrace.settings import ConfigError
@@ -131,7 +132,7 @@ def test_under_load_no_frame_is_lost_and_no_worker_goes_back_to_the_old_one(make
         assert thread.is_alive() or not swapped.is_set() or models.bundles[0].name == "parts@2"
         arrived = frame(f"cam-{sent % 2}", sent)
         workers.start(arrived)
-        assert line.offer(Item(arrived, lambda: None), PATIENCE_S)
+        assert line.offer([Item(arrived, lambda: None)], PATIENCE_S)
         sent += 1
         if sent > 16:
             answers.append(answer_in(line))

@@ -14,10 +14,10 @@ import pytest
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models, Replaced
-from edge_gateway.pipeline import Workers
 from edge_gateway.settings import ModelSettings
 from edge_gateway.web.raw_inference import RawInference, UnknownModel
 from edge_gateway.web.room import Share
+from edge_gateway.workers import Workers
 from millrace.images import BadPicture
 from millrace_models import bundle_path
 

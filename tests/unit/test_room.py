@@ -14,9 +14,9 @@ import pytest
 from edge_gateway.admission import Arrived, Outcome
 from edge_gateway.engines.engine import Tensor
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Workers
 from edge_gateway.settings import ModelSettings
 from edge_gateway.web.room import Full, Room, Share
+from edge_gateway.workers import Workers
 from millrace import clock, events, topics
 from millrace_models import bundle_path
 

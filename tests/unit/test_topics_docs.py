@@ -27,9 +27,9 @@ from edge_gateway.admission import Arrived, DeviceStatus, Outcome
 from edge_gateway.commit import Committer
 from edge_gateway.company import Gateways, Twins
 from edge_gateway.intake import Intake
+from edge_gateway.line import Line
 from edge_gateway.metrics import Metrics
 from edge_gateway.models import Models
-from edge_gateway.pipeline import Line, Workers
 from edge_gateway.prediction import Detection, Prediction
 from edge_gateway.register import Register
 from edge_gateway.settings import GatewaySettings
@@ -39,6 +39,7 @@ from edge_gateway.store import Store
 from edge_gateway.turns import Turns
 from edge_gateway.window_input import WindowSettings
 from edge_gateway.window_models import WindowModels
+from edge_gateway.workers import Workers
 from millrace import clock, events, images, jsontext, topics
 from millrace.inbox import Connected, Delivery, Inbox
 from millrace.mqtt import Connection, Will

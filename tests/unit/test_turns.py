@@ -16,7 +16,7 @@ from edge_gateway.metrics import Metrics
 from edge_gateway.settings import GatewaySettings
 from edge_gateway.sheds import Sheds
 from edge_gateway.turns import OVER_SHARE, REFUSED_SHOWN, Asked, Heard, Turns
-from edge_gateway.work import NotAnswered
+from edge_gateway.work import NoRoomNow
 from millrace.inbox import Connected, Delivery
 
 KEYED = b'{"specversion": "1.0", "id": "k3v9x0pa-1"}'
@@ -103,7 +103,7 @@ def test_a_picture_by_http_that_finds_no_room_is_told_so(inbox: Inbox) -> None:
     for _ in range(3000):
         replies.append(Future())
         inbox.turns.put(Asked(arrived, replies[-1]))
-    assert isinstance(replies[-1].exception(0), NotAnswered)
+    assert isinstance(replies[-1].exception(0), NoRoomNow)
     assert not replies[0].done()
 
 
