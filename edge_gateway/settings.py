@@ -202,7 +202,9 @@ class LimitSettings(Section):
         description="Bytes per second above which any device is turned away, with bursts of two seconds.",
     )
     line_frames: Annotated[int, Field(ge=2, le=4096)] = Field(
-        32, description="Frames in the pipeline at once, between intake and commit; or eight times as many readings."
+        32,
+        description="Frames in the pipeline at once, between intake and commit; or eight times as many readings. "
+        "A device whose frames are being inferred has at most three quarters of it, so that others find room.",
     )
     devices: Annotated[int, Field(ge=1)] = Field(
         1000, description="Devices known at most; what more there are is not taken, and an alarm names one."

@@ -128,6 +128,12 @@ def test_the_result_is_committed_with_the_reading_that_ends_the_window(floor: Fl
     assert floor.count("millrace_windows_bytes") > 0
 
 
+def test_each_answer_that_a_commit_waited_for_is_a_sign_of_life(floor: Floor) -> None:
+    beats: list[int] = []
+    floor.committer.commit(readings(*range(1, 9)), lambda: beats.append(floor.asked))
+    assert len(beats) == len(floor.windows()) == 3
+
+
 def test_who_sends_that_reading_again_hears_the_same_result_and_no_model_is_asked(floor: Floor) -> None:
     first = floor.take(*readings(1, 2, 3, 4))
     again = floor.take(*readings(1, 2, 3, 4))
