@@ -150,13 +150,16 @@ def test_more_is_waited_for_once_and_not_at_all_where_nothing_is_to_come() -> No
     line, slow = Line(32), frame(inferred=False)
     filled(line, small())
     assert line.get(0) is not None
-    assert line.get_more(1e6) is None, "nothing else is in the line"
+    assert line.get_more(60) is None, "nothing else is in the line"
     filled(line, slow)
     assert line.get_more(0.01) is None
-    assert line.get_more(1e6) is None, "it was waited for in vain"
+    late = threading.Timer(20, finish, [slow])
+    late.start()
+    assert line.get_more(60) is None, "it was waited for in vain"
+    late.cancel()
     filled(line, following := frame("cam-2", inferred=False))
     threading.Timer(0.01, finish, [following]).start()
-    assert line.get_more(1e6) is following
+    assert line.get_more(60) is following
     finish(slow)
     assert line.get_more(0) is slow
 

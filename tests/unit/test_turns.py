@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from integration.brokers import wait_until
 from unit.fake_clock import FakeClock
 
 from edge_gateway.admission import admit
@@ -161,3 +162,33 @@ def test_two_threads_that_ask_at_once_may_say_it_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert inbox.count("millrace_events_crowded_out_total") == 1
+
+
+def test_a_device_without_room_further_on_has_no_turn_until_there_is_some(inbox: Inbox) -> None:
+    full, found = {"heavy"}, []
+    for device in ("heavy", "heavy", "quiet"):
+        inbox.hear(device, KEYED)
+
+    def take() -> None:
+        while (heard := inbox.turns.get(60, lambda device: device not in full)) is not None:
+            assert isinstance(heard, Heard)
+            found.append(heard.topic.owner)
+            if len(found) == 3:
+                return
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    wait_until(lambda: found == ["quiet"], "the quiet one has its turn")
+    full.clear()
+    inbox.turns.wake()
+    taker.join(60)
+    assert found == ["quiet", "heavy", "heavy"]
+
+
+def test_who_floods_and_has_no_room_further_on_is_not_served_for_its_impatience(inbox: Inbox) -> None:
+    for _ in range(100):
+        inbox.hear("flood", KEYED)
+    inbox.hear("quiet", KEYED)
+    assert inbox.turns.get(0, lambda device: device != "flood") is not None
+    assert inbox.turns.get(0, lambda device: device != "flood") is None
+    assert inbox.taken()[0] == "flood"
