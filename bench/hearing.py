@@ -16,6 +16,7 @@ from unittest.mock import patch
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bench import packets
 from bench.measures import Measure, interleaved, ratio_at_least
 from bench.profile import Profile
 from edge_gateway.app import SWITCH_INTERVAL_S
@@ -68,7 +69,7 @@ def measures(port: int, profile: Profile) -> list[Measure]:
             found.append(ratio_at_least(label, "paho's own way", ours, plain, bar))
     finally:
         sys.setswitchinterval(kept_s)
-    return found
+    return found + packets.measures(profile)
 
 
 def _heard_per_s(port: int, client: type[Client], busy: bool) -> float:

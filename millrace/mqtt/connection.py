@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,22 @@ from millrace.settings import BrokerSettings
 log = logging.getLogger(__name__)
 
 SAY_TOO_LARGE_EVERY_S = 60.0
+
+
+@dataclass(slots=True)
+class _Held:
+    """One connection, from its first attempt until it ends; what its client says after that is not heard."""
+
+    epoch: int
+    protocol: Protocol
+    ended: threading.Event = field(default_factory=threading.Event)
+    reason: str = ""
+
+    def end(self, reason: str = "") -> None:
+        """Note that it has ended; the first reason stays: the broker's own word comes before its closed socket."""
+        if not self.ended.is_set():
+            self.reason = reason
+        self.ended.set()
 
 
 class Connection:
@@ -51,14 +68,13 @@ class Connection:
         self._subscriptions = list(subscriptions)
         self.inbox = inbox
         self._stop = threading.Event()
-        self._closed = threading.Event()
+        self._held: _Held | None = None
         self._failure: BaseException | None = None
         self._client: Client | None = None
         self._epoch = 0
         self._connected_epoch = 0
         self._refused_epoch = 0
         self._stood_from_s = 0.0
-        self._reason = ""
         self._said_too_large_s = float("-inf")
         self.denied: tuple[str, ...] = ()
         """Of our subscriptions, those that the broker has denied: nothing is heard on them."""
@@ -89,31 +105,30 @@ class Connection:
     def interrupt(self) -> None:
         """End `run`."""
         self._stop.set()
-        self._closed.set()
+        if (held := self._held) is not None:
+            held.end()
 
     def _hold_one(self) -> float:
         """Make one connection and hold it until it ends; return for how many seconds it stood."""
-        protocol = self._settings.protocol
-        self.protocol = probe(self._settings) if protocol == "auto" else protocol
-        self._closed.clear()
+        said = self._settings.protocol
+        self.protocol = protocol = probe(self._settings) if said == "auto" else said
+        self._epoch += 1
+        self._held = held = _Held(self._epoch, protocol)
         if self._stop.is_set():
             return 0.0
-        self._epoch += 1
-        epoch = self._epoch
-        client = self._make_client(epoch, self.protocol)
-        dialling.dial(client, self._caller, self._settings, self.protocol)
+        client = self._make_client(held)
+        dialling.dial(client, self._caller, self._settings, protocol)
         client.loop_start()
         try:
-            self._closed.wait()
+            held.ended.wait()
         finally:
-            stood_s = time.monotonic() - self._stood_from_s if self._connected_epoch == epoch else 0.0
+            stood_s = time.monotonic() - self._stood_from_s if self._connected_epoch == held.epoch else 0.0
             if stood_s and self._stop.is_set():
                 client.disconnect()
-            self._end(epoch, client)
+            self._end(held.epoch, client)
         if stood_s and not self._stop.is_set():
-            of = self._caller.client_id, self._settings.username, self.protocol
-            hint = refusals.hint(self._reason, stood_s, *of)
-            log.warning("broker_disconnected stood_s=%.1f reason=%r%s", stood_s, self._reason, hint)
+            hint = refusals.hint(held.reason, stood_s, self._caller.client_id, self._settings.username, protocol)
+            log.warning("broker_disconnected stood_s=%.1f reason=%r%s", stood_s, held.reason, hint)
         return stood_s
 
     def _end(self, epoch: int, client: paho.Client) -> None:
@@ -124,38 +139,43 @@ class Connection:
         stopper = threading.Thread(target=client.loop_stop, name="mqtt-stop", daemon=True)
         stopper.start()
         stopper.join(2.0)
-        if stopper.is_alive():
-            sock = client.socket()
-            if sock is not None:
-                sock.close()
+        sock = client.socket()
+        if sock is not None:  # the loop hangs in it, or was over before it could close it
+            sock.close()
         self.inbox.put(Disconnected(epoch))
 
-    def _make_client(self, epoch: int, protocol: Protocol) -> Client:
-        hear = self._guard(partial(self._hear, epoch))
-        client = dialling.make_client(self._caller, self._settings, protocol, self.inbox, self._stop, hear)
+    def _make_client(self, held: _Held) -> Client:
+        hear = self._guard(held, partial(self._hear, held.epoch))
+        hold_loop = self._guard(held, partial(_hold_loop, held))
+        client = dialling.make_client(
+            self._caller, self._settings, held.protocol, self.inbox, self._stop, hear, hold_loop
+        )
         # None of them holds the client, which would hold itself by it: when its connection ends, all that it held goes.
-        client.on_connect = self._guard(lambda *a: self._on_connect(a[0], epoch, protocol, *a[2:5]))
-        client.on_disconnect = self._guard(lambda *a: self._on_disconnect(a[3]))
-        client.on_publish = self._guard(lambda *a: self._on_publish(a[3]))
-        client.on_subscribe = self._guard(lambda *a: self._on_subscribe(a[3]))
-        client.on_message = self._guard(lambda *a: self._on_message(epoch, a[2]))
+        client.on_connect = self._guard(held, lambda *a: self._on_connect(a[0], held, *a[2:5]))
+        client.on_disconnect = self._guard(held, lambda *a: held.end(str(a[3])))
+        client.on_publish = self._guard(held, lambda *a: self._on_publish(a[3]))
+        client.on_subscribe = self._guard(held, lambda *a: self._on_subscribe(a[3]))
+        client.on_message = self._guard(held, lambda *a: self._on_message(held.epoch, a[2]))
         return client
 
-    def _guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+    def _guard(self, held: _Held, callback: Callable[..., None]) -> Callable[..., None]:
         """Hand a callback's exception to the run group: in paho it would end the network thread in silence."""
 
         def guarded(*arguments: Any) -> None:
+            if held.ended.is_set():
+                return
             try:
                 callback(*arguments)
             except BaseException as error:  # noqa: BLE001  (it ends the process: `run` raises it)
+                if held.ended.is_set():
+                    log.warning("ended_connection_failed error=%r", error)  # such as a socket closed under its loop
+                    return
                 self._failure = error
-                self._closed.set()
+                held.end(repr(error))
 
         return guarded
 
-    def _on_connect(
-        self, client: Client, epoch: int, protocol: Protocol, flags: Any, reason: Any, properties: Any
-    ) -> None:
+    def _on_connect(self, client: Client, held: _Held, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             if refusals.is_for_good(str(reason)):
                 log.error(
@@ -163,27 +183,22 @@ class Connection:
                 )
             else:
                 log.warning("broker_refused host=%s reason=%r", self._settings.host, str(reason))
-            self._closed.set()
+            held.end(str(reason))
             return
         if self._subscriptions:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
         client.limit = PacketLimit(getattr(properties, "MaximumPacketSize", None), self._settings.max_packet_bytes)
         self._client = client
         self._stood_from_s = time.monotonic()
-        self._connected_epoch = epoch
+        self._connected_epoch = held.epoch
         log.info(
             "broker_connected host=%s port=%d protocol=%s resumed=%s",
             self._settings.host,
             self._settings.port,
-            protocol,
+            held.protocol,
             bool(flags.session_present),
         )
-        self.inbox.put(Connected(epoch, protocol))
-
-    def _on_disconnect(self, reason: Any) -> None:
-        if not self._closed.is_set():  # the broker's own word comes first, that the socket closed second
-            self._reason = str(reason)
-        self._closed.set()
+        self.inbox.put(Connected(held.epoch, held.protocol))
 
     def _on_publish(self, reason: Any) -> None:
         """Say once for each connection that the broker refuses what we publish; only MQTT 5 tells."""
@@ -203,7 +218,8 @@ class Connection:
     def _on_message(self, epoch: int, message: paho.MQTTMessage) -> None:
         properties = tuple(getattr(message.properties, "UserProperty", ()) if message.properties else ())
         payload, flags = bytes(message.payload), (message.qos, message.retain, message.dup)
-        self._hear(epoch, Publish(message.topic, payload, *flags, message.mid, properties))
+        topic = message._topic.decode("utf-8", "replace")  # one that is no UTF-8 is nobody's, and ends no program
+        self._hear(epoch, Publish(topic, payload, *flags, message.mid, properties))
 
     def _hear(self, epoch: int, message: Publish) -> None:
         topic, payload, qos, retain, dup, mid, properties = message
@@ -279,3 +295,9 @@ class Connection:
 
 def _nothing() -> None:
     """Acknowledge a message of QoS 0, which nobody waits for."""
+
+
+def _hold_loop(held: _Held, loop: Callable[[], object]) -> None:
+    """Run a client's network loop; that it is over ends the connection, whatever it says of it or does not."""
+    loop()
+    held.end("the network loop has ended")

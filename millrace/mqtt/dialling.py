@@ -48,6 +48,7 @@ def make_client(
     inbox: Inbox,
     pause_over: threading.Event,
     on_publish_read: Callable[[Publish], None],
+    hold_loop: Callable[[Callable[[], object]], None],
 ) -> Client:
     """Return a client for one connection, not connected yet. Errors: ConfigError for unusable certificates."""
     options: dict[str, Any] = {} if protocol == "5" else {"clean_session": not caller.persistent}
@@ -55,6 +56,7 @@ def make_client(
         inbox,
         pause_over,
         on_publish_read,
+        hold_loop,
         CallbackAPIVersion.VERSION2,
         client_id=caller.client_id,
         protocol=paho.MQTTv5 if protocol == "5" else paho.MQTTv311,

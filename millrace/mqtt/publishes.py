@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _PUBLISH = 0x30
-_PAYLOAD_FORMAT, _MESSAGE_EXPIRY, _CONTENT_TYPE, _USER_PROPERTY = 0x01, 0x02, 0x03, 0x26
-_FIXED_BYTES = {_PAYLOAD_FORMAT: 1, _MESSAGE_EXPIRY: 4}
+_CONTENT_TYPE, _USER_PROPERTY = 0x03, 0x26
 
 Properties = tuple[tuple[str, str], ...]
 
@@ -68,21 +67,18 @@ def _message(data: memoryview, at: int, stop: int, first: int, qos: int, has_pro
 
 
 def _properties(data: memoryview, at: int, stop: int) -> Properties:
-    found = []
+    found, has_content_type = [], False
     while at < stop:
         kind, at = data[at], at + 1
         if kind == _USER_PROPERTY:
             name, at = _text(data, at, stop)
             value, at = _text(data, at, stop)
             found.append((name, value))
-        elif kind == _CONTENT_TYPE:
+        elif kind == _CONTENT_TYPE and not has_content_type:
             _, at = _text(data, at, stop)
-        elif kind in _FIXED_BYTES:
-            at += _FIXED_BYTES[kind]
+            has_content_type = True
         else:
-            raise ValueError("a rare property")
-    if at != stop:
-        raise ValueError("properties end elsewhere than they say")
+            raise ValueError("a rare property, or a second content type")
     return tuple(found)
 
 
@@ -106,4 +102,7 @@ def _text(data: memoryview, at: int, stop: int) -> tuple[str, int]:
     end = at + 2 + (data[at] << 8 | data[at + 1])
     if end > stop:
         raise ValueError("a text that is longer than its packet")
-    return str(data[at + 2 : end], "utf-8"), end
+    text = str(data[at + 2 : end], "utf-8")
+    if "\0" in text:
+        raise ValueError("a text with a character that the standard forbids")
+    return text, end

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from integration.brokers import wait_until
+from integration.brokers import WAIT_S, wait_until
+from integration.scripted_broker import Script, publish
 
 from cloud_sync.settings import CloudSettings
 from cloud_sync.submit import Cloud, LinkDown
 from millrace import certificates, mqtt
-from millrace.inbox import Inbox
+from millrace.inbox import Delivery, Inbox
 from millrace.settings import BrokerSettings
 
 CONFIG = """
@@ -181,7 +182,7 @@ def test_the_brokers_certificate_is_named_too_and_the_tries_go_on(
         tries.append(None)
         return probe(settings)
 
-    monkeypatch.setattr(mqtt, "probe", counted)
+    monkeypatch.setattr("millrace.mqtt.connection.probe", counted)
     ca_file = door.authority / "ca.pem"
     settings = BrokerSettings.model_validate(
         {"host": "localhost", "port": door.port, "ca_file": ca_file, "reconnect_max_s": 0.1}
@@ -214,3 +215,26 @@ def test_what_is_said_depends_on_whether_the_clock_can_be_believed(now_s: float,
 def test_other_failures_are_none_of_its_business() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         assert certificates.why_refused(OSError("x"), "127.0.0.1", nobody.getsockname()[1], None, 0.1) is None
+
+
+def test_what_comes_over_tls_at_once_is_heard_without_waiting_for_more(authority: Path) -> None:
+    """What the socket has decrypted already, no wait for the network tells of."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "good.pem", authority / "good.key")
+    sent = [bytes([number % 256]) * 1000 for number in range(500)]
+    parts = [b"".join(publish(payload, 1 + number) for number, payload in enumerate(sent))]
+    broker = Script(parts, wrap=lambda sock: context.wrap_socket(sock, server_side=True))
+    settings = BrokerSettings.model_validate(
+        {"host": "localhost", "port": broker.port, "protocol": "5", "ca_file": authority / "ca.pem"}
+    )
+    inbox = Inbox()
+    connection = mqtt.Connection(settings, "c", None, [], persistent=False, max_payload_bytes=1024, inbox=inbox)
+    thread = threading.Thread(target=connection.run)
+    thread.start()
+    try:
+        found = [arrival for _ in range(1 + len(sent)) if isinstance(arrival := inbox.get(WAIT_S), Delivery)]
+    finally:
+        connection.interrupt()
+        thread.join(WAIT_S)
+    broker.close()
+    assert [delivery.payload for delivery in found] == sent

@@ -43,8 +43,6 @@ def packed(message: Publish, content_type: str | None = None) -> bytes:
         made.UserProperty = list(message.properties)
     if content_type is not None:
         made.ContentType = content_type
-        made.MessageExpiryInterval = 60
-        made.PayloadFormatIndicator = 1
     return bytes(made.pack())
 
 
@@ -97,8 +95,16 @@ def test_what_is_rare_or_not_by_the_standard_is_left_to_the_library(rare: bytes)
 
 @pytest.mark.parametrize(
     "properties",
-    [b"\x03\x23\x00\x01", b"\x05\x0b\x01", b"\x02\x03\x00", b"\x03\x03\x00\x09", b"\x7f\x01\x00"],
-    ids=["topic alias", "cut off", "half a text", "a text beyond its end", "longer than the packet"],
+    [
+        pytest.param(b"\x03\x23\x00\x01", id="topic alias"),
+        pytest.param(b"\x05\x02\x00\x00\x00\x3c", id="expiry"),
+        pytest.param(b"\x08\x03\x00\x01a\x03\x00\x01b", id="two content types"),
+        pytest.param(b"\x08\x26\x00\x01a\x00\x02b\x00", id="a forbidden character"),
+        pytest.param(b"\x05\x0b\x01", id="cut off"),
+        pytest.param(b"\x02\x03\x00", id="half a text"),
+        pytest.param(b"\x03\x03\x00\x09", id="a text beyond its end"),
+        pytest.param(b"\x7f\x01\x00", id="longer than the packet"),
+    ],
 )
 def test_properties_that_are_rare_or_wrong_are_left_to_the_library(properties: bytes) -> None:
     first, strange = packet(LAST, b"\x00"), packet(LAST._replace(payload=b""), properties)
