@@ -22,7 +22,7 @@ from millrace.mqtt.publishes import Publish
 from millrace.packet_limit import PacketLimit
 
 PAUSE_S = 0.02
-READ_BYTES = 65536  # no less than a TLS record: what the socket has decrypted is never left within it
+READ_BYTES = 65536
 READ_AT_MOST_BYTES = 1 << 20  # however large a packet says that it is
 BUSY = b'{"state":"busy"}'  # on the status topic, not retained: it keeps the connection while reading is paused
 PACKET_TOO_LARGE = 0x95

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, NoReturn
 from unittest.mock import patch
 
 import paho.mqtt.client as paho
@@ -100,7 +100,9 @@ def publishes(draw: st.DrawFn, protocol: Protocol) -> bytes:
     size = VariableByteIntegers.encode(max(0, len(properties) + draw(st.sampled_from([0] * 8 + [-1, 1, 200]))))
     said = size + properties if protocol == "5" else b""
     flags = draw(st.sampled_from([0, 1, 8, 9]))
-    return packet(0x30 | qos << 1 | flags, topic + mid + said + draw(st.binary(max_size=200)))
+    rest = topic + mid + said + draw(st.binary(max_size=200))
+    cut_off = draw(st.sampled_from([False] * 4 + [True]))  # its length says so too
+    return packet(0x30 | qos << 1 | flags, rest[: draw(st.integers(0, 9))] if cut_off else rest)
 
 
 @st.composite
@@ -151,6 +153,22 @@ def test_a_packet_may_be_cut_at_any_byte() -> None:
     assert heard(Client, [bytes([byte]) for byte in WHOLE], "5") == told
     for at in range(len(WHOLE)):
         assert heard(Client, cut(WHOLE, [at]), "5") == told
+
+
+class Unanswered(Client):
+    """Much of what it has published has no answer yet; no message is to be read by paho."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._out_messages.update({mid: paho.MQTTMessage(mid) for mid in range(1, 50)})
+
+    def _handle_publish(self) -> NoReturn:
+        raise AssertionError("read by paho")
+
+
+def test_messages_are_read_at_once_however_much_of_ours_is_unanswered() -> None:
+    message = packet(0x32, text("t/x") + b"\x00\x01" + properties() + b"many")
+    assert len(heard(Unanswered, [message, 30 * message], "5")[0]) == 31
 
 
 def test_a_packet_that_says_that_it_is_very_large_takes_no_more_than_what_comes_of_it() -> None:
