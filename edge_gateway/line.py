@@ -38,9 +38,9 @@ class Item:
 
 @dataclass(slots=True)
 class _Queue:
-    """What is in the line of one device: each item with its number, how large they are, how many are to be inferred."""
+    """What is in the line of one device: (number, size, item) of each; how large all are, how many are inferred."""
 
-    places: deque[tuple[int, Item]] = field(default_factory=deque)
+    places: deque[tuple[int, int, Item]] = field(default_factory=deque)
     size: int = 0
     inferences: int = 0
 
@@ -73,9 +73,11 @@ class Line:
         One with an inference in the line may have STANDING_SHARE times what it leaves free: three quarters if it is
         alone, and whoever comes finds room. All else is committed soon, and may fill the line.
         """
+        queue = self._queues.get(device)
+        if queue is None or not queue.inferences:
+            return True
         with self._changed:
-            queue = self._queues.get(device)
-            has_room = queue is None or not queue.inferences or queue.size < STANDING_SHARE * self._free
+            has_room = queue.size < STANDING_SHARE * self._free
             self._refused |= not has_room
             return has_room
 
@@ -85,10 +87,11 @@ class Line:
         It is full once nothing is free: the last message may be larger than what was left.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._free > 0, patience_s):
+            if self._free <= 0 and not self._changed.wait_for(lambda: self._free > 0, patience_s):
                 return False
             for item in items:
                 self._add(_device(item.finished), item)
+            self._changed.notify_all()
         return True
 
     def get(self, timeout_s: float) -> Item | None:
@@ -96,10 +99,8 @@ class Line:
         with self._changed:
             if not self._ready and (timeout_s <= 0 or not self._changed.wait_for(lambda: self._ready, timeout_s)):
                 return None
-            item, refused = self._take(), self._refused
-            self._refused = False
-        if refused:
-            self.freed()
+            item = self._take()
+        self._tell()
         return item
 
     def get_more(self, timeout_s: float) -> Item | None:
@@ -108,12 +109,14 @@ class Line:
         What was waited for in vain is waited for no more: a slow one delays each of the others once, so long at most.
         """
         with self._changed:
-            if not self._ready and self._hoped:
-                if timeout_s > 0:
-                    self._changed.wait_for(lambda: self._ready or not self._hoped, timeout_s)
-                if not self._ready:
-                    self._hoped.clear()
-        return self.get(0)
+            if not self._ready and self._hoped and timeout_s > 0:
+                self._changed.wait_for(lambda: self._ready or not self._hoped, timeout_s)
+            if not self._ready:
+                self._hoped.clear()
+                return None
+            item = self._take()
+        self._tell()
+        return item
 
     @property
     def awaited(self) -> int | None:
@@ -125,34 +128,40 @@ class Line:
         queue = self._queues.get(device)
         if queue is None:
             queue = self._queues[device] = _Queue()
-        queue.places.append((next(self._numbers), item))
-        self._count(queue, item, 1)
+        size = _size(item.finished)
+        queue.places.append((next(self._numbers), size, item))
+        queue.size += size
+        self._free -= size
+        if item.outcome is not None:
+            queue.inferences += 1
         if len(queue.places) == 1:
             self._look_at_head(device, queue)
 
     def _take(self) -> Item:
         _, device = heapq.heappop(self._ready)
         queue = self._queues[device]
-        _, item = queue.places.popleft()
-        self._count(queue, item, -1)
+        _, size, item = queue.places.popleft()
+        if self._free <= 0:
+            self._changed.notify_all()
+        queue.size -= size
+        self._free += size
+        if item.outcome is not None:
+            queue.inferences -= 1
         if queue.places:
             self._look_at_head(device, queue)
         else:
             del self._queues[device]
-        self._changed.notify_all()
         return item
 
-    def _count(self, queue: _Queue, item: Item, sign: int) -> None:
-        size = sign * _size(item.finished)
-        queue.size += size
-        self._free -= size
-        queue.inferences += sign if item.outcome is not None else 0
+    def _tell(self) -> None:
+        if self._refused:
+            self._refused = False
+            self.freed()
 
     def _look_at_head(self, device: str, queue: _Queue) -> None:
-        number, item = queue.places[0]
+        number, _, item = queue.places[0]
         if item.outcome is None:
             heapq.heappush(self._ready, (number, device))
-            self._changed.notify_all()
         else:
             self._awaited[device] = number
             self._hoped.add(device)
