@@ -91,7 +91,8 @@ class Line:
                 return False
             for item in items:
                 self._add(_device(item.finished), item)
-            self._changed.notify_all()
+            if self._ready:
+                self._changed.notify_all()
         return True
 
     def get(self, timeout_s: float) -> Item | None:
