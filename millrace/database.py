@@ -49,6 +49,7 @@ WAL_LIMIT_BYTES = 8 << 20
 MAX_SCHEMA_VERSION = 1000
 """A higher number in a file is no newer program's but damage."""
 PAGE_BYTES = 4096
+_MAYBE_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 TAILS = ("", "-wal", "-shm")
 """What belongs to a database: itself, its log, and the log's index."""
 _AT_ONCE = (32, 8, 1)
@@ -103,25 +104,39 @@ class _Watched(sqlite3.Connection):
 
 
 class _WatchedCursor(sqlite3.Cursor):
+    # A context manager around each call would cost more than many a call: it is entered where one has failed.
+
     def execute(self, *given: Any) -> Self:
-        with _marking(self.connection):
+        try:
             return super().execute(*given)
+        except _MAYBE_DAMAGE:
+            with _marking(self.connection):
+                raise
 
     def executemany(self, *given: Any) -> Self:
         with _marking(self.connection):
             return super().executemany(*given)
 
     def fetchone(self) -> Any:
-        with _marking(self.connection):
+        try:
             return super().fetchone()
+        except _MAYBE_DAMAGE:
+            with _marking(self.connection):
+                raise
 
     def fetchall(self) -> list[Any]:
-        with _marking(self.connection):
+        try:
             return super().fetchall()
+        except _MAYBE_DAMAGE:
+            with _marking(self.connection):
+                raise
 
     def __next__(self) -> Any:
-        with _marking(self.connection):
+        try:
             return super().__next__()
+        except _MAYBE_DAMAGE:
+            with _marking(self.connection):
+                raise
 
 
 class Database:
