@@ -25,6 +25,8 @@ def test_each_of_a_run_is_found_with_its_position_and_mark(taken: Taken) -> None
     for seq in range(1, 200):
         assert taken.find(1, seq) == (100 + seq, mark(digest(seq)))
     assert [taken.find(1, 200), taken.find(1, 0), taken.find(2, 5)] == [None, None, None]
+    ((longest,),) = taken._connection.execute("SELECT max(length(marks)) FROM taken").fetchall()
+    assert longest == RUN_MAX * MARK_BYTES
 
 
 def test_runs_end_where_a_seq_a_position_or_the_stream_is_another(taken: Taken) -> None:
