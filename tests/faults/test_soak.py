@@ -18,7 +18,7 @@ from faults.growth import Growth
 from bench.measures import Measure, at_most
 from millrace.chaos.line import Line
 from millrace.chaos.mischief import CUT_S, PAUSE_S, Kind, Mischief
-from millrace.chaos.plan import Plan, usual_broker
+from millrace.chaos.plan import KEEPALIVE_S, Plan, usual_broker
 from millrace.chaos.reckoning import reckon
 from millrace.demo.proxy import State as LinkState
 
@@ -27,6 +27,8 @@ DEVICES, READINGS_PER_S, FRAMES_PER_S = 50, 90.0, 10.0
 GENTLE: tuple[Kind, ...] = ("pause", "link cut", "link silent")
 MB_PER_H = 1.0
 TIMES_AT_THEIR_LONGEST = 3
+LONGEST_S = max(PAUSE_S[1], 1.5 * KEEPALIVE_S + 2.0)
+"""So long a pause ends connections, as several close together do: the largest bursts follow."""
 JUDGED_FROM_MINUTES = 30  # a shorter run's slope is its warming up
 BROKER = usual_broker()
 
@@ -59,9 +61,9 @@ def _at_their_longest(line: Line) -> None:
     states: tuple[LinkState, ...] = ("refuse", "black_hole")
     for _ in range(TIMES_AT_THEIR_LONGEST):
         for name in line.programs:
-            line.pause(PAUSE_S[1], name)
+            line.pause(LONGEST_S, name)
             line.wait_for_flow(1000)
-        line.pause(PAUSE_S[1], *line.programs)
+        line.pause(LONGEST_S, *line.programs)
         for state in states:
             line.cut_link(state, CUT_S[1])
         line.wait_for_flow(1000)
