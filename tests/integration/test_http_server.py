@@ -99,7 +99,9 @@ def test_what_is_no_http_is_refused_in_json_and_fills_no_log(served: Served, cap
         caller.sendall(chunked.replace(b"/body", b"/nowhere"))
         said = b""
         while not said.endswith(NOT_FOUND):  # head and body may come apart
-            said += caller.recv(4096)
+            some = caller.recv(4096)
+            assert some
+            said += some
         assert said.startswith(b"HTTP/1.1 404 Not Found\r\n")
         caller.sendall(b"no length\r\n")
         assert all_of(caller) == b""
