@@ -16,7 +16,7 @@ install: $(VENV)/.demo ## Put Millrace and what it needs into .venv (about 410 M
 demo: $(VENV)/.demo ## See the whole line run on this machine, the cloud cut off and back (30 s)
 	@$(BIN)/millrace demo
 
-test: $(VENV)/.dev mosquitto ## Run the whole suite, on two cores at once (three and a half minutes)
+test: $(VENV)/.dev mosquitto ## Run the whole suite, on two cores at once (five minutes)
 	@$(BIN)/python -m pytest -m "not faults" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python tests/left_out.py
 
