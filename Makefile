@@ -25,7 +25,7 @@ check: $(VENV)/.dev ## Formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-faults: $(VENV)/.dev mosquitto ## Kill every process many times over, two campaigns at once, and count what is lost (minutes); build/faults.json
+faults: $(VENV)/.dev mosquitto ## Kill every process many times over, two campaigns at once, and count what is lost (nine minutes); build/faults.json
 	@mkdir -p build
 	@$(BIN)/python -m pytest -m faults tests/faults -n 2 --dist loadfile --no-loadscope-reorder -p no:cacheprovider
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import paho.mqtt.client as paho
@@ -124,8 +123,3 @@ def looking_on(line: Line) -> Iterator[tuple[Floor, Health]]:
     """Have both look on."""
     with Floor(line) as floor, Health(line.papers.http_port) as health:
         yield floor, health
-
-
-def threads_of(pid: int) -> int:
-    """Return how many threads a process has."""
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
